@@ -1,0 +1,64 @@
+"""Deterministic CBOR (RFC 8949 §4.2), strict both ways: one value, one encoding (design §2).
+
+Only unsigned and negative integers, byte and text strings, booleans, arrays and maps cross the wire; map keys are all
+text or all unsigned integers, so that cbor2's length-first sorting agrees with RFC 8949. cbor2 alone accepts long
+forms, trailing bytes and tags; re-encoding and comparing refuses them all.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeAlias
+
+import cbor2
+
+from protocol.errors import Malformed, Oversize
+
+Plain: TypeAlias = Any
+"""int, bytes, str, bool, list[Plain], dict[str, Plain] or dict[int, Plain]; `decode` checks it, not the type."""
+
+MAX_DEPTH: Final = 12
+_ATOMS: Final = frozenset({int, bytes, str, bool})
+
+
+def encode(value: Plain) -> bytes:
+    """The one deterministic encoding of `value`."""
+    return cbor2.dumps(value, canonical=True)
+
+
+def decode(data: bytes, *, max_bytes: int) -> Plain:
+    """The value that `data` encodes.
+
+    Raises:
+        Oversize: more than `max_bytes` bytes.
+        Malformed: not exactly one deterministic encoding of the allowed types.
+    """
+    if len(data) > max_bytes:
+        raise Oversize(f"{len(data)} bytes, at most {max_bytes}")
+    try:
+        value = cbor2.loads(
+            data, allow_duplicate_keys=False, allow_indefinite=False, max_depth=MAX_DEPTH, semantic_decoders={}
+        )
+        _only_allowed(value)
+        again = encode(value)
+    except (cbor2.CBORDecodeError, cbor2.CBOREncodeError, ValueError, OverflowError) as exc:
+        raise Malformed("not CBOR of the allowed types") from exc
+    if again != data:
+        raise Malformed("not the deterministic encoding")
+    return value
+
+
+def _only_allowed(value: Plain) -> None:
+    kind = type(value)
+    if kind in _ATOMS:
+        return
+    if kind is list:
+        for item in value:
+            _only_allowed(item)
+    elif kind is dict:
+        kinds = {type(key) for key in value}
+        if kinds - {str} and (kinds - {int} or min(value) < 0):
+            raise Malformed("map keys are neither all text nor all unsigned")
+        for item in value.values():
+            _only_allowed(item)
+    else:
+        raise Malformed(f"type {kind.__name__} is not allowed")

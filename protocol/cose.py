@@ -1,0 +1,232 @@
+"""COSE_Sign1 and COSE_Encrypt0 (RFC 9052) with CWT claims in the header (RFC 9597), bound to their context.
+
+Every signature covers message name, issuer, audience, times, nonce, and — for a reply — the digest of the request.
+A `Sign1` is parsed but not believed; only `verify` turns it into a `Verified`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from protocol import codec
+from protocol.crypto import P256, PrivateKey, PublicKey
+from protocol.errors import (
+    Expired,
+    LifetimeTooLong,
+    Malformed,
+    NotYetValid,
+    WrongAudience,
+    WrongIssuer,
+    WrongMessage,
+)
+from protocol.ports import Entropy
+from protocol.types import MAX_LIFETIME_S, MAX_SKEW_S
+
+SIGN1_TAG: Final = b"\xd2"  # tag 18
+ENCRYPT0_TAG: Final = b"\xd0"  # tag 16
+CTI_BYTES: Final = 16
+MAX_IDENTIFIER: Final = 64
+_ALG, _CONTENT_TYPE, _KID, _CLAIMS = 1, 3, 4, 15
+_ISS, _AUD, _EXP, _IAT, _CTI = 1, 3, 4, 6, 7
+_MAX_TIME: Final = 1 << 40
+_PREFIX, _SUFFIX = "application/vnd.tapveil.", "+cbor"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """CWT claims of a message. Times are Unix seconds."""
+
+    issuer: str
+    audience: str
+    issued_at_s: int
+    expires_at_s: int
+    nonce: bytes
+
+    def plain(self) -> dict[int, Any]:
+        """The CWT claim set."""
+        return {
+            _ISS: self.issuer,
+            _AUD: self.audience,
+            _EXP: self.expires_at_s,
+            _IAT: self.issued_at_s,
+            _CTI: self.nonce,
+        }
+
+    @classmethod
+    def parse(cls, plain: Any) -> Claims:
+        """Raises: Malformed."""
+        if type(plain) is not dict or plain.keys() != {_ISS, _AUD, _EXP, _IAT, _CTI}:
+            raise Malformed("claims are not exactly iss, aud, exp, iat, cti")
+        for name in (plain[_ISS], plain[_AUD]):
+            if type(name) is not str or len(name) > MAX_IDENTIFIER:
+                raise Malformed("iss or aud is not an identifier")
+        for time_s in (plain[_EXP], plain[_IAT]):
+            if type(time_s) is not int or not 0 <= time_s < _MAX_TIME:
+                raise Malformed("exp or iat is not a time")
+        if type(plain[_CTI]) is not bytes or len(plain[_CTI]) != CTI_BYTES:
+            raise Malformed("cti is not 16 bytes")
+        return cls(
+            issuer=plain[_ISS],
+            audience=plain[_AUD],
+            issued_at_s=plain[_IAT],
+            expires_at_s=plain[_EXP],
+            nonce=plain[_CTI],
+        )
+
+    def check(self, *, issuer: str, audience: str, now_s: int, max_lifetime_s: int = MAX_LIFETIME_S) -> None:
+        """Raises: WrongIssuer, WrongAudience, LifetimeTooLong, NotYetValid, Expired."""
+        if self.issuer != issuer:
+            raise WrongIssuer
+        if self.audience != audience:
+            raise WrongAudience
+        if not 0 < self.expires_at_s - self.issued_at_s <= max_lifetime_s:
+            raise LifetimeTooLong
+        if self.issued_at_s > now_s + MAX_SKEW_S:
+            raise NotYetValid
+        if self.expires_at_s < now_s - MAX_SKEW_S:
+            raise Expired
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sign1:
+    """A COSE_Sign1 that parsed; nothing in it is believed yet. `wire` is what was received."""
+
+    name: str
+    kid: bytes
+    claims: Claims
+    payload: bytes
+    protected: bytes
+    signature: bytes
+    wire: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """A Sign1 whose signature verified under `key`, in its context. Claims are signed but not yet checked."""
+
+    claims: Claims
+    payload: bytes
+    key: PublicKey
+    wire: bytes
+
+
+def _context(name: str, request_digest: bytes) -> bytes:
+    return codec.encode(["tapveil-v1", name, request_digest])
+
+
+def content_type(name: str) -> str:
+    """The media type of message `name`."""
+    return f"{_PREFIX}{name}{_SUFFIX}"
+
+
+def sign(key: PrivateKey, *, name: str, claims: Claims, payload: bytes, request_digest: bytes = b"") -> bytes:
+    """COSE_Sign1 over `payload`. `request_digest` is empty for requests and forwarded objects."""
+    protected = codec.encode(
+        {
+            _ALG: P256.signature_alg,
+            _CONTENT_TYPE: content_type(name),
+            _KID: key.public.thumbprint,
+            _CLAIMS: claims.plain(),
+        }
+    )
+    signature = P256.sign(key, _to_be_signed(protected, _context(name, request_digest), payload))
+    return SIGN1_TAG + codec.encode([protected, {}, payload, signature])
+
+
+def parse_sign1(data: bytes, *, max_bytes: int) -> Sign1:
+    """Raises: Oversize, Malformed, WrongMessage (another tag or content type scheme)."""
+    protected, payload, signature = _parse(data, SIGN1_TAG, 4, max_bytes)
+    header = _header(protected, {_ALG, _CONTENT_TYPE, _KID, _CLAIMS})
+    if header[_ALG] != P256.signature_alg or type(header[_KID]) is not bytes:
+        raise Malformed("alg or kid is not the suite's")
+    return Sign1(
+        name=_name(header[_CONTENT_TYPE]),
+        kid=header[_KID],
+        claims=Claims.parse(header[_CLAIMS]),
+        payload=payload,
+        protected=protected,
+        signature=signature,
+        wire=data,
+    )
+
+
+def verify(sign1: Sign1, key: PublicKey, *, name: str, request_digest: bytes = b"") -> Verified:
+    """The same object, believed. Key, name and context are the receiver's, never the message's.
+
+    Raises: WrongMessage, SignatureInvalid.
+    """
+    if sign1.name != name:
+        raise WrongMessage(f"got {sign1.name}, want {name}")
+    data = _to_be_signed(sign1.protected, _context(name, request_digest), sign1.payload)
+    P256.verify(key, sign1.signature, data)
+    return Verified(claims=sign1.claims, payload=sign1.payload, key=key, wire=sign1.wire)
+
+
+def seal(key: PublicKey, *, name: str, plaintext: bytes, request_digest: bytes = b"") -> bytes:
+    """COSE_Encrypt0 by HPKE to `key`; the context goes into HPKE's `info`."""
+    protected = codec.encode({_ALG: P256.sealing_alg, _CONTENT_TYPE: content_type(name)})
+    ciphertext = P256.seal(key, plaintext, _encryption_context(protected, name, request_digest))
+    return ENCRYPT0_TAG + codec.encode([protected, {}, ciphertext])
+
+
+def unseal(key: PrivateKey, data: bytes, *, name: str, max_bytes: int, request_digest: bytes = b"") -> bytes:
+    """Raises: Oversize, Malformed, WrongMessage, DecryptionFailed."""
+    protected, ciphertext = _parse_encrypt0(data, P256.sealing_alg, name, max_bytes)
+    return P256.unseal(key, ciphertext, _encryption_context(protected, name, request_digest))
+
+
+def encrypt(key: bytes, entropy: Entropy, *, name: str, plaintext: bytes, request_digest: bytes = b"") -> bytes:
+    """COSE_Encrypt0 under the shared `key` (32 bytes). The random 12-byte IV leads the ciphertext."""
+    protected = codec.encode({_ALG: P256.aead_alg, _CONTENT_TYPE: content_type(name)})
+    ciphertext = P256.encrypt(key, plaintext, _encryption_context(protected, name, request_digest), entropy)
+    return ENCRYPT0_TAG + codec.encode([protected, {}, ciphertext])
+
+
+def decrypt(key: bytes, data: bytes, *, name: str, max_bytes: int, request_digest: bytes = b"") -> bytes:
+    """Raises: Oversize, Malformed, WrongMessage, DecryptionFailed."""
+    protected, ciphertext = _parse_encrypt0(data, P256.aead_alg, name, max_bytes)
+    return P256.decrypt(key, ciphertext, _encryption_context(protected, name, request_digest))
+
+
+def _to_be_signed(protected: bytes, external_aad: bytes, payload: bytes) -> bytes:
+    return codec.encode(["Signature1", protected, external_aad, payload])  # RFC 9052 §4.4
+
+
+def _encryption_context(protected: bytes, name: str, request_digest: bytes) -> bytes:
+    return codec.encode(["Encrypt0", protected, _context(name, request_digest)])  # RFC 9052 §5.3
+
+
+def _parse_encrypt0(data: bytes, alg: int, name: str, max_bytes: int) -> tuple[bytes, bytes]:
+    protected, ciphertext = _parse(data, ENCRYPT0_TAG, 3, max_bytes)
+    header = _header(protected, {_ALG, _CONTENT_TYPE})
+    if _name(header[_CONTENT_TYPE]) != name:
+        raise WrongMessage(f"sealed as another message than {name}")
+    if header[_ALG] != alg:
+        raise Malformed("alg is not the policy's")
+    return protected, ciphertext
+
+
+def _parse(data: bytes, tag: bytes, length: int, max_bytes: int) -> list[Any]:
+    """The byte strings of a tagged COSE array, without its (empty) unprotected header."""
+    if data[:1] != tag:
+        raise WrongMessage("not the COSE form this call takes")
+    parts = codec.decode(data[1:], max_bytes=max_bytes)
+    if type(parts) is not list or len(parts) != length or parts.pop(1) != {}:
+        raise Malformed("not a COSE array with an empty unprotected header")
+    if any(type(part) is not bytes for part in parts):
+        raise Malformed("COSE parts are not byte strings")
+    return parts
+
+
+def _header(protected: bytes, labels: set[int]) -> dict[int, Any]:
+    header = codec.decode(protected, max_bytes=1024)
+    if type(header) is not dict or header.keys() != labels:
+        raise Malformed("protected header has other labels than the policy's")
+    return header
+
+
+def _name(media_type: Any) -> str:
+    if type(media_type) is not str or not (media_type.startswith(_PREFIX) and media_type.endswith(_SUFFIX)):
+        raise WrongMessage("content type is not of this protocol")
+    return media_type[len(_PREFIX) : -len(_SUFFIX)]

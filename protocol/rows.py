@@ -1,0 +1,235 @@
+"""Tables as values: what a step reads, what it writes, and a store in memory that behaves like the database.
+
+A step declares its reads, decides over the rows it got, and returns its writes; it never sees SQL (design §5).
+UNIQUE constraints carry security obligations, so the store in memory enforces them as the database does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
+
+from protocol.errors import ProtocolError
+
+R = TypeVar("R")
+Value: TypeAlias = bytes | str | int | bool
+
+ALL_TABLES: Final[dict[str, Table[Any]]] = {}
+
+
+class Conflict(Exception):
+    """A write met a row that its step did not see: another writer was faster. The unit is decided again."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table(Generic[R]):
+    """One table: a frozen dataclass of bytes, str, int and bool per row.
+
+    `sealed` columns are encrypted at rest and can't be looked up. Rows past their `expires` column (Unix seconds)
+    may be swept.
+    """
+
+    name: str
+    row: type[R]
+    key: tuple[str, ...]
+    unique: tuple[tuple[str, ...], ...] = ()
+    index: tuple[str, ...] = ()
+    sealed: frozenset[str] = frozenset()
+    expires: str | None = None
+
+    def __post_init__(self) -> None:
+        ALL_TABLES[self.name] = self
+
+    def key_of(self, row: R) -> tuple[Value, ...]:
+        """The primary key of a row."""
+        return tuple(getattr(row, column) for column in self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Read one row by primary key."""
+
+    table: Table[Any]
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Read the rows whose indexed or unique `column` has `value`."""
+
+    table: Table[Any]
+    column: str
+    value: Value
+
+
+Read: TypeAlias = Key | Where
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """A new row; its key must be free."""
+
+    table: Table[Any]
+    row: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Another version of a row that was read."""
+
+    table: Table[Any]
+    row: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Remove a row that was read."""
+
+    table: Table[Any]
+    row: Any
+
+
+Write: TypeAlias = Insert | Update | Delete
+
+
+class Rows(Protocol):
+    """What a step may look at: exactly what it declared."""
+
+    def get(self, table: Table[R], *key: Value) -> R | None:
+        """The row with this primary key."""
+
+    def find(self, table: Table[R], column: str, value: Value) -> tuple[R, ...]:
+        """All rows whose indexed `column` has `value`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a step decided. `refusal` with writes is a refusal that must be remembered (a counter of wrong entries)."""
+
+    writes: tuple[Write, ...] = ()
+    reply: Any = None
+    refusal: ProtocolError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One transaction: all of `decide`'s writes, or none."""
+
+    reads: tuple[Read, ...]
+    decide: Callable[[Rows], Decision]
+
+
+class Store(Protocol):
+    """Where a party keeps its rows."""
+
+    def read(self, *reads: Read) -> Rows:
+        """A consistent view of these rows, not locked."""
+
+    def apply(self, unit: Unit) -> Decision:
+        """Decide and commit. Raises what `decide` raises, having changed nothing."""
+
+    def scan(self, table: Table[R]) -> tuple[R, ...]:
+        """Every row of a (short) table, for start-up and checkers."""
+
+    def sweep(self, now_s: int) -> int:
+        """Delete rows past their expiry; how many."""
+
+
+@dataclass(slots=True)
+class Overlay:
+    """Loaded rows plus the changes of the units decided so far; what a batch of units shares."""
+
+    loaded: dict[str, dict[tuple[Value, ...], Any]] = field(default_factory=dict)
+    before: dict[tuple[str, tuple[Value, ...]], Any] = field(default_factory=dict)
+
+    def load(self, table: Table[R], rows: Iterable[R]) -> None:
+        """Add rows as they are in the database; a row already changed here keeps its change."""
+        held = self.loaded.setdefault(table.name, {})
+        for row in rows:
+            key = table.key_of(row)
+            if (table.name, key) not in self.before:
+                held[key] = row
+
+    def get(self, table: Table[R], *key: Value) -> R | None:
+        return self.loaded.get(table.name, {}).get(key)
+
+    def find(self, table: Table[R], column: str, value: Value) -> tuple[R, ...]:
+        return tuple(row for row in self.loaded.get(table.name, {}).values() if getattr(row, column) == value)
+
+    def write(self, writes: Iterable[Write]) -> None:
+        """Apply one unit's writes, all or none. Raises: Conflict."""
+        done: list[tuple[Table[Any], tuple[Value, ...], Any]] = []
+        try:
+            for write in writes:
+                key = write.table.key_of(write.row)
+                old = self.get(write.table, *key)
+                self._check(write, old)
+                self.before.setdefault((write.table.name, key), old)
+                done.append((write.table, key, old))
+                self._set(write.table, key, None if isinstance(write, Delete) else write.row)
+        except Conflict:
+            for table, key, old in reversed(done):
+                self._set(table, key, old)
+            raise
+
+    def changes(self) -> list[tuple[str, tuple[Value, ...], Any, Any]]:
+        """(table, key, row before or None, row after or None), sorted: every writer takes locks in one order."""
+        out = []
+        for (name, key), old in sorted(self.before.items(), key=lambda item: item[0]):
+            new = self.loaded[name].get(key)
+            if new != old:
+                out.append((name, key, old, new))
+        return out
+
+    def _set(self, table: Table[Any], key: tuple[Value, ...], row: Any) -> None:
+        held = self.loaded.setdefault(table.name, {})
+        if row is None:
+            held.pop(key, None)
+        else:
+            held[key] = row
+
+    def _check(self, write: Write, old: Any) -> None:
+        if isinstance(write, Insert) != (old is None):
+            raise Conflict(f"{type(write).__name__} on {write.table.name}")
+        if isinstance(write, Delete):
+            return
+        for columns in write.table.unique:
+            values = [getattr(write.row, column) for column in columns]
+            for row in self.loaded.get(write.table.name, {}).values():
+                if row is not old and [getattr(row, column) for column in columns] == values:
+                    raise Conflict(f"{write.table.name}({', '.join(columns)}) is unique")
+
+
+class MemoryStore:
+    """A store whose rows are dicts: the same step functions, no database."""
+
+    def __init__(self) -> None:
+        self._rows = Overlay()
+
+    def read(self, *reads: Read) -> Rows:
+        return self._view(reads)
+
+    def apply(self, unit: Unit) -> Decision:
+        decision = unit.decide(self._view(unit.reads))
+        self._rows.write(decision.writes)
+        return decision
+
+    def sweep(self, now_s: int) -> int:
+        gone = [Delete(table, row) for table in ALL_TABLES.values() if table.expires for row in self.scan(table)
+                if getattr(row, table.expires) < now_s]  # fmt: skip
+        self._rows.write(gone)
+        return len(gone)
+
+    def scan(self, table: Table[R]) -> tuple[R, ...]:
+        return tuple(self._rows.loaded.get(table.name, {}).values())
+
+    def _view(self, reads: Iterable[Read]) -> Rows:
+        view = Overlay()
+        for read in reads:
+            if isinstance(read, Key):
+                row = self._rows.get(read.table, *read.values)
+                view.load(read.table, () if row is None else (row,))
+            else:
+                view.load(read.table, self._rows.find(read.table, read.column, read.value))
+        return view

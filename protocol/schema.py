@@ -1,0 +1,237 @@
+"""From annotated dataclasses to strict payloads: one declaration gives parser, encoder and CDDL.
+
+A field is `Annotated[type, spec]`; the payload is a map of exactly these fields under their names. What does not fit
+is refused: an unknown or missing field, a wrong type, a size over the bound.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Final, Protocol, Self, TypeAlias, get_args, get_type_hints
+
+from protocol import codec
+from protocol.errors import Malformed, Oversize
+from protocol.types import DIGEST_BYTES, HANDLE_BYTES, KEY_BYTES, NONCE_BYTES, PUBLIC_KEY_BYTES
+
+
+class Spec(Protocol):
+    """How one field looks on the wire."""
+
+    def parse(self, plain: Any) -> Any:
+        """The field's value. Raises: Malformed, Oversize."""
+
+    def plain(self, value: Any) -> Any:
+        """The CBOR value of the field."""
+
+    def cddl(self) -> str:
+        """The CDDL type (RFC 8610)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """A byte string of `low` … `high` bytes."""
+
+    low: int
+    high: int
+
+    def parse(self, plain: Any) -> bytes:
+        if type(plain) is not bytes:
+            raise Malformed("not a byte string")
+        if len(plain) > self.high:
+            raise Oversize(f"{len(plain)} bytes in a field, at most {self.high}")
+        if len(plain) < self.low:
+            raise Malformed("byte string too short")
+        return plain
+
+    def plain(self, value: bytes) -> bytes:
+        return value
+
+    def cddl(self) -> str:
+        return f"bstr .size {self.low}" if self.low == self.high else f"bstr .size ({self.low}..{self.high})"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text of at most `high` characters that matches `pattern` whole."""
+
+    high: int
+    pattern: str
+
+    def parse(self, plain: Any) -> str:
+        if type(plain) is not str:
+            raise Malformed("not a text")
+        if len(plain) > self.high:
+            raise Oversize(f"{len(plain)} characters in a field, at most {self.high}")
+        if not re.fullmatch(self.pattern, plain):
+            raise Malformed("text has characters that are not allowed")
+        return plain
+
+    def plain(self, value: str) -> str:
+        return value
+
+    def cddl(self) -> str:
+        return f'tstr .regexp "{self.pattern}"'
+
+
+@dataclass(frozen=True, slots=True)
+class Uint:
+    """An integer in 0 … `high`."""
+
+    high: int
+
+    def parse(self, plain: Any) -> int:
+        if type(plain) is not int or not 0 <= plain <= self.high:
+            raise Malformed("not an unsigned integer in range")
+        return plain
+
+    def plain(self, value: int) -> int:
+        return value
+
+    def cddl(self) -> str:
+        return f"0..{self.high}"
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A boolean."""
+
+    def parse(self, plain: Any) -> bool:
+        if type(plain) is not bool:
+            raise Malformed("not a boolean")
+        return plain
+
+    def plain(self, value: bool) -> bool:
+        return value
+
+    def cddl(self) -> str:
+        return "bool"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One member of an enumeration of texts."""
+
+    members: type[StrEnum]
+
+    def parse(self, plain: Any) -> StrEnum:
+        try:
+            return self.members(plain)
+        except ValueError as exc:
+            raise Malformed("not one of the values allowed") from exc
+
+    def plain(self, value: StrEnum) -> str:
+        return value.value
+
+    def cddl(self) -> str:
+        return " / ".join(f'"{member.value}"' for member in self.members)
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """`low` … `high` items of one spec."""
+
+    item: Spec
+    low: int
+    high: int
+
+    def parse(self, plain: Any) -> tuple[Any, ...]:
+        if type(plain) is not list or len(plain) < self.low:
+            raise Malformed("not a list of enough items")
+        if len(plain) > self.high:
+            raise Oversize(f"{len(plain)} items, at most {self.high}")
+        return tuple(self.item.parse(item) for item in plain)
+
+    def plain(self, value: tuple[Any, ...]) -> list[Any]:
+        return [self.item.plain(item) for item in value]
+
+    def cddl(self) -> str:
+        return f"[{self.low}*{self.high} {self.item.cddl()}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """A map of its own, by name."""
+
+    record: type[Record]
+
+    def parse(self, plain: Any) -> Record:
+        return self.record.parse(plain)
+
+    def plain(self, value: Record) -> dict[str, Any]:
+        return value.plain()
+
+    def cddl(self) -> str:
+        return self.record.NAME
+
+
+class Record:
+    """Base of payloads and of the maps inside them. Subclasses are frozen dataclasses whose fields carry a Spec."""
+
+    __slots__ = ()
+    NAME: ClassVar[str]
+    MAX_BYTES: ClassVar[int] = 16 * 1024
+
+    @classmethod
+    def specs(cls) -> dict[str, Spec]:
+        """Field name → spec."""
+        specs = _SPECS.get(cls)
+        if specs is None:
+            hints = get_type_hints(cls, include_extras=True)
+            specs = _SPECS[cls] = {name: get_args(hints[name])[1] for name in cls.__annotations__}
+        return specs
+
+    @classmethod
+    def parse(cls, plain: Any) -> Self:
+        """Raises: Malformed, Oversize."""
+        specs = cls.specs()
+        if type(plain) is not dict or plain.keys() != specs.keys():
+            raise Malformed(f"fields are not exactly those of {cls.NAME}")
+        return cls(**{name: spec.parse(plain[name]) for name, spec in specs.items()})
+
+    def plain(self) -> dict[str, Any]:
+        """The CBOR map of this record."""
+        return {name: spec.plain(getattr(self, name)) for name, spec in self.specs().items()}
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Raises: Malformed, Oversize."""
+        return cls.parse(codec.decode(data, max_bytes=cls.MAX_BYTES))
+
+    def to_bytes(self) -> bytes:
+        """Deterministic CBOR."""
+        return codec.encode(self.plain())
+
+
+_SPECS: Final[dict[type[Any], dict[str, Spec]]] = {}
+MESSAGES: Final[dict[str, type[Message]]] = {}
+
+
+class Message(Record):
+    """A payload that is signed under its own content type. Subclasses set NAME, which registers them."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        # A slotted dataclass is made twice by its decorator: the second class takes the first one's place.
+        super().__init_subclass__()
+        MESSAGES[cls.NAME] = cls
+
+
+MAX_MINOR: Final = 10**12
+MAX_TIME_S: Final = 1 << 40
+MAX_OBJECT: Final = 4096
+IDENTIFIER: Final = Text(64, "[a-z0-9][a-z0-9.-]{0,63}")
+
+Identifier: TypeAlias = Annotated[str, IDENTIFIER]
+Nonce: TypeAlias = Annotated[bytes, Bytes(NONCE_BYTES, NONCE_BYTES)]
+Handle: TypeAlias = Annotated[bytes, Bytes(HANDLE_BYTES, HANDLE_BYTES)]
+Digest: TypeAlias = Annotated[bytes, Bytes(DIGEST_BYTES, DIGEST_BYTES)]
+SharedKey: TypeAlias = Annotated[bytes, Bytes(KEY_BYTES, KEY_BYTES)]
+PublicKeyBytes: TypeAlias = Annotated[bytes, Bytes(PUBLIC_KEY_BYTES, PUBLIC_KEY_BYTES)]
+Object: TypeAlias = Annotated[bytes, Bytes(1, MAX_OBJECT)]
+"""A COSE object inside a message: forwarded, or opened by somebody else."""
+TimeS: TypeAlias = Annotated[int, Uint(MAX_TIME_S)]
+Minor: TypeAlias = Annotated[int, Uint(MAX_MINOR)]
+Currency: TypeAlias = Annotated[str, Text(3, "[A-Z]{3}")]
