@@ -17,7 +17,22 @@ from protocol.crypto import PublicKey, sha256
 from protocol.envelope import Stamp, Wire
 from protocol.errors import REGISTRY, Internal, Oversize, ProtocolError, Replay
 from protocol.ports import Clock, Entropy
-from protocol.rows import Conflict, Decision, Delete, Insert, Key, Read, Rows, Store, Table, Unit, Update, Where, Write
+from protocol.rows import (
+    Conflict,
+    Decision,
+    Delete,
+    Insert,
+    Key,
+    Overlay,
+    Read,
+    Rows,
+    Store,
+    Table,
+    Unit,
+    Update,
+    Where,
+    Write,
+)
 from protocol.schema import Record
 from protocol.types import MAX_SKEW_S, Role
 
@@ -137,7 +152,6 @@ class Step(ABC, Generic[F]):
 
     def prepare(self, incoming: Incoming[F], ctx: Context) -> Incoming[F]:
         """Heavy work for a new request (signing cards, sealing a question). Any thread; changes nothing."""
-        del ctx
         return incoming
 
     @abstractmethod
@@ -151,6 +165,13 @@ class Step(ABC, Generic[F]):
     @abstractmethod
     def seal(self, facts: F, reply: Any, stamp: Stamp, ctx: Context) -> Wire:
         """Sign and encrypt the committed reply. Any thread; the same reply and stamp sign the same object."""
+
+
+class StatelessStep(Step[F]):
+    """A step that keeps nothing, not even a record of the request: the same bytes may get another answer."""
+
+    def reads(self, facts: F) -> tuple[Read, ...]:
+        return ()
 
 
 class AskingStep(Step[F]):
@@ -190,6 +211,9 @@ class Engine:
             store=self._store, now_s=self._clock.now_s(), entropy=self._entropy, peer=peer, digest=wire.digest
         )
         incoming = step.open(wire, ctx)
+        if isinstance(step, StatelessStep):
+            reply = step.decide(Overlay(), incoming.facts, ctx.now_s, ctx.entropy).reply
+            return step.seal(incoming.facts, reply, Stamp.fresh(ctx.now_s, ctx.entropy), ctx)
         request = self._store.read(Key(REQUESTS, (ctx.digest,))).get(REQUESTS, ctx.digest)
         if request is None:
             incoming = step.prepare(incoming, ctx)

@@ -23,6 +23,8 @@ OVERHEAD_BYTES: Final = 1024
 """Room for COSE headers, tags and signatures around a payload, per layer."""
 REQUEST_LIFETIME_S: Final = 3600
 REPLY_LIFETIME_S: Final = 3600
+OBJECT_LIFETIME_S: Final = 400 * 24 * 3600
+"""Bound on the life of objects that outlive their message: certificates and promises."""
 WALLET_TIME_GRID_S: Final = 60
 """A wallet rounds `iat` down to this grid, so that its clock's offset does not tell phones apart."""
 

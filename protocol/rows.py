@@ -15,6 +15,9 @@ from protocol.errors import ProtocolError
 R = TypeVar("R")
 Value: TypeAlias = bytes | str | int | bool
 
+Index: TypeAlias = dict[tuple[Value, ...], dict[tuple[Value, ...], Any]]
+"""Values of some columns → primary key → row."""
+
 ALL_TABLES: Final[dict[str, Table[Any]]] = {}
 
 
@@ -100,7 +103,7 @@ class Rows(Protocol):
         """The row with this primary key."""
 
     def find(self, table: Table[R], column: str, value: Value) -> tuple[R, ...]:
-        """All rows whose indexed `column` has `value`."""
+        """All rows whose indexed `column` has `value`, in the order of their keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,20 +145,32 @@ class Overlay:
 
     loaded: dict[str, dict[tuple[Value, ...], Any]] = field(default_factory=dict)
     before: dict[tuple[str, tuple[Value, ...]], Any] = field(default_factory=dict)
+    _indexes: dict[str, dict[tuple[str, ...], Index]] = field(default_factory=dict, repr=False)
 
     def load(self, table: Table[R], rows: Iterable[R]) -> None:
         """Add rows as they are in the database; a row already changed here keeps its change."""
-        held = self.loaded.setdefault(table.name, {})
         for row in rows:
             key = table.key_of(row)
             if (table.name, key) not in self.before:
-                held[key] = row
+                self._set(table, key, row)
+
+    def view(self, reads: Iterable[Read]) -> Overlay:
+        """A copy of exactly the rows that `reads` declare."""
+        view = Overlay()
+        for read in reads:
+            if isinstance(read, Key):
+                row = self.get(read.table, *read.values)
+                view.load(read.table, () if row is None else (row,))
+            else:
+                view.load(read.table, self.find(read.table, read.column, read.value))
+        return view
 
     def get(self, table: Table[R], *key: Value) -> R | None:
         return self.loaded.get(table.name, {}).get(key)
 
     def find(self, table: Table[R], column: str, value: Value) -> tuple[R, ...]:
-        return tuple(row for row in self.loaded.get(table.name, {}).values() if getattr(row, column) == value)
+        found = self._index(table, (column,)).get((value,), {})
+        return tuple(found[key] for key in sorted(found))  # the order of the database
 
     def write(self, writes: Iterable[Write]) -> None:
         """Apply one unit's writes, all or none. Raises: Conflict."""
@@ -184,21 +199,40 @@ class Overlay:
 
     def _set(self, table: Table[Any], key: tuple[Value, ...], row: Any) -> None:
         held = self.loaded.setdefault(table.name, {})
-        if row is None:
-            held.pop(key, None)
-        else:
+        old = held.pop(key, None)
+        if row is not None:
             held[key] = row
+        for columns, index in self._indexes.get(table.name, {}).items():
+            if old is not None:
+                index[_values(old, columns)].pop(key)
+                if not index[_values(old, columns)]:
+                    del index[_values(old, columns)]
+            if row is not None:
+                index.setdefault(_values(row, columns), {})[key] = row
+
+    def _index(self, table: Table[Any], columns: tuple[str, ...]) -> Index:
+        """Rows by their values in `columns`; made at first use, so that neither finding nor checking scans."""
+        indexes = self._indexes.setdefault(table.name, {})
+        if columns not in indexes:
+            index = indexes[columns] = {}
+            for key, row in self.loaded.get(table.name, {}).items():
+                index.setdefault(_values(row, columns), {})[key] = row
+        return indexes[columns]
 
     def _check(self, write: Write, old: Any) -> None:
         if isinstance(write, Insert) != (old is None):
             raise Conflict(f"{type(write).__name__} on {write.table.name}")
         if isinstance(write, Delete):
             return
+        key = write.table.key_of(write.row)
         for columns in write.table.unique:
-            values = [getattr(write.row, column) for column in columns]
-            for row in self.loaded.get(write.table.name, {}).values():
-                if row is not old and [getattr(row, column) for column in columns] == values:
-                    raise Conflict(f"{write.table.name}({', '.join(columns)}) is unique")
+            holders = self._index(write.table, columns).get(_values(write.row, columns), {})
+            if holders.keys() - {key}:
+                raise Conflict(f"{write.table.name}({', '.join(columns)}) is unique")
+
+
+def _values(row: Any, columns: tuple[str, ...]) -> tuple[Value, ...]:
+    return tuple(getattr(row, column) for column in columns)
 
 
 class MemoryStore:
@@ -208,10 +242,10 @@ class MemoryStore:
         self._rows = Overlay()
 
     def read(self, *reads: Read) -> Rows:
-        return self._view(reads)
+        return self._rows.view(reads)
 
     def apply(self, unit: Unit) -> Decision:
-        decision = unit.decide(self._view(unit.reads))
+        decision = unit.decide(self._rows.view(unit.reads))
         self._rows.write(decision.writes)
         return decision
 
@@ -222,14 +256,5 @@ class MemoryStore:
         return len(gone)
 
     def scan(self, table: Table[R]) -> tuple[R, ...]:
-        return tuple(self._rows.loaded.get(table.name, {}).values())
-
-    def _view(self, reads: Iterable[Read]) -> Rows:
-        view = Overlay()
-        for read in reads:
-            if isinstance(read, Key):
-                row = self._rows.get(read.table, *read.values)
-                view.load(read.table, () if row is None else (row,))
-            else:
-                view.load(read.table, self._rows.find(read.table, read.column, read.value))
-        return view
+        held = self._rows.loaded.get(table.name, {})
+        return tuple(held[key] for key in sorted(held))

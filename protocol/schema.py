@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Final, Protocol, Self, TypeAlias, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Final, Protocol, Self, TypeAlias, get_args, get_origin, get_type_hints
 
 from protocol import codec
 from protocol.errors import Malformed, Oversize
@@ -179,7 +179,8 @@ class Record:
         specs = _SPECS.get(cls)
         if specs is None:
             hints = get_type_hints(cls, include_extras=True)
-            specs = _SPECS[cls] = {name: get_args(hints[name])[1] for name in cls.__annotations__}
+            annotated = {name: hint for name, hint in hints.items() if get_origin(hint) is Annotated}
+            specs = _SPECS[cls] = {name: get_args(hint)[1] for name, hint in annotated.items()}
         return specs
 
     @classmethod

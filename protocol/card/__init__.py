@@ -1,0 +1,1 @@
+"""EMV card data and cryptography, bytes in and bytes out (design §7)."""

@@ -1,0 +1,169 @@
+"""One card's EMV data: everything a terminal can read of it, from its number and key (design §3 CARD-4).
+
+No track 2 equivalent data, no service code and no name: EMV makes all three optional (Book 3 §7.2), the TSM decides
+on number, counter and cryptogram, and track data would only serve a magnetic stripe (CN-13). No effective date, which
+would tell the day of issue. One private operation of the issuer's key per card.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+from typing import TYPE_CHECKING, Final
+
+from protocol.card import afl, profile, tlv
+from protocol.card.afl import Afl, AflEntry, Record, make_record
+from protocol.card.months import Month
+from protocol.card.oda import (
+    RID_BYTES,
+    SERIAL_BYTES,
+    CaKey,
+    Certificate,
+    certify_icc,
+    verify_issuer_certificate,
+)
+from protocol.card.pan import encode_pan, parse_pan
+from protocol.card.profile import CardControls, CardProfile
+from protocol.card.rsa import PrivateKey, PublicKey
+from protocol.errors import CardDataInvalid, CardKeyInvalid
+
+if TYPE_CHECKING:
+    from protocol.ports import Entropy
+
+DATA_FILE: Final = 2
+KEY_FILE: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issuer:
+    """An issuer ready to issue: its key, and the certificate that was found to be this key's."""
+
+    private: PrivateKey
+    certificate: Certificate
+    rid: bytes
+    ca_index: int
+    iin: str
+    expiry: Month
+
+    @classmethod
+    def open(cls, ca: CaKey, private: PrivateKey, certificate: Certificate, *, today: date) -> Issuer:
+        """Raises: CardDataInvalid; Expired (certificate); CardKeyInvalid (it certifies another key)."""
+        found = verify_issuer_certificate(ca, certificate, today=today)
+        if found.key != private.public:
+            raise CardKeyInvalid("certificate is of another issuer key")
+        return cls(
+            private=private, certificate=certificate, rid=ca.rid, ca_index=ca.index, iin=found.iin, expiry=found.expiry
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardData:
+    """All that the applet answers from, but keys: what SELECT, GET PROCESSING OPTIONS and READ RECORD return."""
+
+    pan: str = field(repr=False)
+    expiry: Month
+    aid: bytes
+    fci: bytes
+    aip: bytes
+    afl: bytes
+    records: tuple[Record, ...] = field(repr=False)
+    certificate: Certificate = field(repr=False)
+
+    def record_map(self) -> dict[tuple[int, int], bytes]:
+        """(file, record) → bytes, as `afl.read_files` takes them."""
+        return {(record.sfi, record.number): record.data for record in self.records}
+
+
+def personalize(
+    issuer: Issuer,
+    card_profile: CardProfile,
+    *,
+    pan: str,
+    expiry: Month,
+    card_key: PublicKey,
+    controls: CardControls,
+    entropy: Entropy,
+) -> CardData:
+    """The EMV data of one card. `card_key` comes from `possession.verify_card_key`, `expiry` from `common_expiry`.
+
+    Raises: CardDataInvalid (number of another range, or card outliving its issuer or outlived by its controls);
+    CardKeyInvalid (issuer key at fault); Oversize (issuer key too long for a record).
+    """
+    parse_pan(pan, iin=issuer.iin)
+    if card_profile.aid[:RID_BYTES] != issuer.rid:
+        raise CardDataInvalid("application is of another provider than the CA key")
+    if expiry > issuer.expiry:
+        raise CardDataInvalid("card would outlive the issuer's certificate")
+    if controls.valid_until_s > expiry.ends_at_s:
+        raise CardDataInvalid("controls would outlive the card")
+    data_record = _data_record(card_profile, pan=pan, expiry=expiry)
+    certificate = certify_icc(
+        issuer.private,
+        card_key,
+        pan=pan,
+        expiry=expiry,
+        serial=entropy.bytes(SERIAL_BYTES),
+        static_data=tlv.decode_one(data_record.data, afl.RECORD_TEMPLATE).value + profile.AIP,
+        entropy=entropy,
+    )
+    key_records = _key_records(issuer, certificate)
+    locator = Afl(
+        entries=(
+            AflEntry(sfi=DATA_FILE, first=1, last=1, signed=1),
+            AflEntry(sfi=KEY_FILE, first=1, last=len(key_records), signed=0),
+        )
+    )
+    return CardData(
+        pan=pan,
+        expiry=expiry,
+        aid=card_profile.aid,
+        fci=_file_control_information(card_profile),
+        aip=profile.AIP,
+        afl=locator.to_bytes(),
+        records=(data_record, *key_records),
+        certificate=certificate,
+    )
+
+
+def _data_record(card_profile: CardProfile, *, pan: str, expiry: Month) -> Record:
+    # Everything the certificate is to cover. 5A, 5F24, 8C and 8D are mandatory (Book 3 §7.2).
+    return make_record(
+        DATA_FILE,
+        1,
+        (0x5A, encode_pan(pan)),
+        (0x5F24, expiry.to_yymmdd()),
+        (0x5F28, bytes.fromhex(f"{card_profile.country:04d}")),
+        (0x5F34, bytes.fromhex(profile.SEQUENCE_NUMBER)),
+        (0x8C, profile.CDOL1.to_bytes()),
+        (0x8D, profile.CDOL2.to_bytes()),
+        (0x8E, profile.CVM_LIST),
+        (0x9F07, profile.USAGE_CONTROL),
+        (0x9F08, profile.APPLICATION_VERSION),
+        (0x9F0D, profile.ACTION_DEFAULT),
+        (0x9F0E, profile.ACTION_DENIAL),
+        (0x9F0F, profile.ACTION_ONLINE),
+        (0x9F49, profile.DDOL.to_bytes()),
+        (afl.TAG_LIST, afl.AIP),
+    )
+
+
+def _key_records(issuer: Issuer, certificate: Certificate) -> tuple[Record, ...]:
+    # Each certificate fills a record of its own; remainders, absent where the key fits, share one with the rest.
+    rest = [
+        (0x8F, bytes([issuer.ca_index])),
+        (0x9F32, issuer.certificate.exponent),
+        (0x92, issuer.certificate.remainder),
+        (0x9F47, certificate.exponent),
+        (0x9F48, certificate.remainder),
+    ]
+    return (
+        make_record(KEY_FILE, 1, (0x90, issuer.certificate.signature)),
+        make_record(KEY_FILE, 2, *((tag, value) for tag, value in rest if value)),
+        make_record(KEY_FILE, 3, (0x9F46, certificate.signature)),
+    )
+
+
+def _file_control_information(card_profile: CardProfile) -> bytes:
+    # Book 1 §11.3.4: the answer to SELECT, which brings the PDOL.
+    proprietary = tlv.encode_all(((0x50, card_profile.label), (0x87, b"\x01"), (0x9F38, profile.PDOL.to_bytes())))
+    return tlv.encode(0x6F, tlv.encode_all(((0x84, card_profile.aid), (0xA5, proprietary))))

@@ -1,0 +1,151 @@
+"""CARD: a batch of 1 … 32 virtual cards (design §3 CARD; paper §2.6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from protocol.schema import (
+    Bytes,
+    Currency,
+    Digest,
+    Identifier,
+    Many,
+    Message,
+    Minor,
+    Nested,
+    Nonce,
+    Object,
+    Record,
+    Text,
+    TimeS,
+    Uint,
+)
+from protocol.types import MAX_CARDS
+
+PAN = Text(19, "[0-9]{19}")
+MODULUS = Bytes(176, 176)
+"""A 1408-bit RSA modulus."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardRequest(Message):
+    """CARD-1 U → T `E_T(S_TID(N_U))`; the issuer of the signature is the TID."""
+
+    NAME: ClassVar[str] = "card-request"
+    n_u: Nonce
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardChallenge(Message):
+    """CARD-2 T → U `{S_T(TID, N_U, N_T)}K`."""
+
+    NAME: ClassVar[str] = "card-challenge"
+    tid: Identifier
+    n_u: Nonce
+    n_t: Nonce
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardKeys(Message):
+    """CARD-3 U → T, first part under K: `S_TID(TID, N_U, N_T, root of H(salt, PK_C), pass, possession)`."""
+
+    NAME: ClassVar[str] = "card-keys"
+    tid: Identifier
+    n_u: Nonce
+    n_t: Nonce
+    root: Digest
+    launch_pass: Object
+    possession: Object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardKey(Record):
+    """The other parts, one per card: PK_C, salt, and S_C, the card's own possession signature."""
+
+    NAME: ClassVar[str] = "card-key"
+    MAX_BYTES: ClassVar[int] = 1024
+    modulus: Annotated[bytes, MODULUS]
+    salt: Nonce
+    possession: Annotated[bytes, MODULUS]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Controls(Record):
+    """Domain controls of a card (CN-3): number of uses, amount per use and in total, channel."""
+
+    NAME: ClassVar[str] = "controls"
+    uses: Annotated[int, Uint(1_000_000)]
+    per_use_minor: Minor
+    total_minor: Minor
+    channel: Annotated[str, Text(16, "[a-z-]+")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmvRecord(Record):
+    """One record of a file: short file identifier, record number, template 70."""
+
+    NAME: ClassVar[str] = "emv-record"
+    sfi: Annotated[int, Uint(30)]
+    number: Annotated[int, Uint(16)]
+    data: Annotated[bytes, Bytes(1, 254)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmvData(Record):
+    """What the applet answers with: AID (application identifier), FCI, AIP, AFL and records."""
+
+    NAME: ClassVar[str] = "emv-data"
+    MAX_BYTES: ClassVar[int] = 8192
+    application: Annotated[bytes, Bytes(5, 16)]
+    fci: Annotated[bytes, Bytes(1, 254)]
+    aip: Annotated[bytes, Bytes(2, 2)]
+    afl: Annotated[bytes, Bytes(4, 252)]
+    records: Annotated[tuple[EmvRecord, ...], Many(Nested(EmvRecord), 1, 32)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card(Record):
+    """One issued card: PAN, expiry, limit, controls, ICC certificate, EMV records, kAC. Names no TID."""
+
+    NAME: ClassVar[str] = "card"
+    MAX_BYTES: ClassVar[int] = 8192
+    pan: Annotated[str, PAN]
+    expires_at_s: TimeS
+    limit_minor: Minor
+    currency: Currency
+    controls: Annotated[Controls, Nested(Controls)]
+    icc_certificate: Annotated[bytes, Bytes(1, 512)]
+    emv: Annotated[EmvData, Nested(EmvData)]
+    k_ac: Annotated[bytes, Bytes(16, 16)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardsIssued(Message):
+    """CARD-4 T → U `{E_EKTID(S_T(TID, N_U, N_T, [card]…))}K`, opened inside the SE."""
+
+    NAME: ClassVar[str] = "cards-issued"
+    MAX_BYTES: ClassVar[int] = 192 * 1024
+    tid: Identifier
+    n_u: Nonce
+    n_t: Nonce
+    cards: Annotated[tuple[Card, ...], Many(Nested(Card), 1, MAX_CARDS)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardActivation(Message):
+    """CARD-5 U → T `{S_TID([PAN…], N_T)}K`: the SE holds the cards."""
+
+    NAME: ClassVar[str] = "card-activation"
+    pans: Annotated[tuple[str, ...], Many(PAN, 1, MAX_CARDS)]
+    n_t: Nonce
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardsActive(Message):
+    """T → U `{S_T(TID, N_T, number)}K`."""
+
+    NAME: ClassVar[str] = "cards-active"
+    tid: Identifier
+    n_t: Nonce
+    number: Annotated[int, Uint(MAX_CARDS)]

@@ -1,0 +1,355 @@
+"""TID in the SE: the TID key is made here, and BINFO commits to it by the SE's own hand (paper §2.5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from protocol import cose, envelope
+from protocol.commitments import commitment
+from protocol.crypto import PrivateKey, PublicKey, same, sha256
+from protocol.engine import Context, Incoming
+from protocol.envelope import Opened, Signer, Wire
+from protocol.errors import FieldMismatch, NonceMismatch, UnknownAccount, WrongState
+from protocol.messages.attest import PossessionForSession
+from protocol.messages.card import CardRequest, CardsActive
+from protocol.messages.se import (
+    SealedRequest,
+    SeBankInfo,
+    SeGenerateServiceKeys,
+    SeMakeBankInfo,
+    SeOpenService,
+    SeService,
+    SeSignService,
+    Statement,
+)
+from protocol.messages.service import (
+    AccountClosed,
+    BankInfo,
+    CloseAccount,
+    CreditProof,
+    ServiceAccount,
+    ServiceOffer,
+    ServiceRequest,
+    TsmInfo,
+)
+from protocol.pki import Use
+from protocol.ports import Entropy
+from protocol.roles.party import expect_state
+from protocol.roles.se.account import account_of
+from protocol.roles.se.party import SeStep, expect_open, fresh, incoming, nonce
+from protocol.roles.se.tables import ACCOUNTS, OWNERS, SERVICE_KEYS, VIRTUAL_CARDS, Account, ServiceKeys
+from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where, Write
+
+ACTIVATE_CARDS = "activate-cards"
+
+
+def service_of(ctx: Context, tid: str) -> ServiceKeys:
+    """The service account of this TID. Raises: UnknownAccount."""
+    row = ctx.read(Key(SERVICE_KEYS, (tid,))).get(SERVICE_KEYS, tid)
+    if row is None:
+        raise UnknownAccount
+    return row
+
+
+def service_signer(service: ServiceKeys) -> Signer:
+    """TID and SK_TID."""
+    return Signer(name=service.tid, key=PrivateKey.from_bytes(service.sk_tid))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generating:
+    """TID-1a to be made."""
+
+    command: SeGenerateServiceKeys
+    service: ServiceKeys | None = None
+    request: bytes = b""
+
+
+class GenerateServiceKeysStep(SeStep[Generating]):
+    """TID-1a: TID is random; EK_TID is the SE's own."""
+
+    rpc = "SecureElement.GenerateServiceKeys"
+    reply = SealedRequest
+
+    def open(self, wire: Wire, ctx: Context) -> Incoming[Generating]:
+        opened = self._se.command(SeGenerateServiceKeys, wire, ctx)
+        self._se.tsm(opened.message.tsm)
+        return incoming(Generating(command=opened.message), opened)
+
+    def prepare(self, incoming: Incoming[Generating], ctx: Context) -> Incoming[Generating]:
+        tsm = incoming.facts.command.tsm
+        sk_tid, dk_tid = PrivateKey.generate(ctx.entropy), PrivateKey.generate(ctx.entropy)
+        message = ServiceRequest(
+            tid=f"t-{ctx.entropy.bytes(16).hex()}", pk_tid=sk_tid.public.encoded, ek_tid=dk_tid.public.encoded,
+            n_u=nonce(ctx.entropy),
+        )  # fmt: skip
+        signed = envelope.sign(Signer(name=message.tid, key=sk_tid), message, audience=tsm, stamp=fresh(ctx))
+        request = cose.seal(self._se.directory.named(tsm, Use.SEAL).key, name=ServiceRequest.NAME, plaintext=signed)
+        service = ServiceKeys(
+            tid=message.tid, tsm=tsm, sk_tid=sk_tid.to_bytes(), dk_tid=dk_tid.to_bytes(), k_tid=b"", n_u=message.n_u,
+            n_t=b"", sid=b"", account="", r=b"", com=b"", n2=b"", binfo=b"", digest=Wire(cose=request).digest,
+            pending="", expires_at_s=0, limit_minor=0, currency="", certificate=b"", state="EXPECT_OFFER",
+        )  # fmt: skip
+        return replace(incoming, facts=replace(incoming.facts, service=service, request=request))
+
+    def reads(self, facts: Generating) -> tuple[Read, ...]:
+        return ()
+
+    def decide(self, rows: Rows, facts: Generating, now_s: int, entropy: Entropy) -> Decision:
+        assert facts.service is not None
+        reply = SealedRequest(cose=facts.request, session=b"", handle=facts.service.tid)
+        return Decision(writes=(Insert(SERVICE_KEYS, facts.service),), reply=reply)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committing:
+    """TID-1b opened with DK_TID; BINFO to be made."""
+
+    command: SeMakeBankInfo
+    service: ServiceKeys
+    account: Account
+    offer: ServiceOffer
+    after: ServiceKeys | None = None
+
+
+class MakeBankInfoStep(SeStep[Committing]):
+    """TID-2a, TID-2b: com is computed here, over this SE's own TID key; the wallet can't have another one signed."""
+
+    rpc = "SecureElement.MakeBankInfo"
+    reply = SeBankInfo
+
+    def open(self, wire: Wire, ctx: Context) -> Incoming[Committing]:
+        opened = self._se.command(SeMakeBankInfo, wire, ctx)
+        command = opened.message
+        service = service_of(ctx, command.tid)
+        tsm = self._se.tsm(service.tsm)
+        accounts = ctx.read(Where(ACCOUNTS, "aid", command.aid)).find(ACCOUNTS, "aid", command.aid)
+        if not accounts:
+            raise UnknownAccount
+        signed = cose.unseal(
+            PrivateKey.from_bytes(service.dk_tid), command.reply, name=ServiceOffer.NAME, max_bytes=self.max_bytes,
+            request_digest=service.digest,
+        )  # fmt: skip
+        offer = envelope.open_signed(
+            ServiceOffer, signed, tsm.key, issuer=tsm.name, audience=service.tid, now_s=ctx.now_s,
+            request_digest=service.digest,
+        ).message  # fmt: skip
+        pk_tid = PrivateKey.from_bytes(service.sk_tid).public.encoded
+        if (offer.tid, offer.pk_tid) != (service.tid, pk_tid):
+            raise FieldMismatch("offer is for another TID or key")
+        if not same(offer.n_u, service.n_u):
+            raise NonceMismatch
+        return incoming(Committing(command=command, service=service, account=accounts[0], offer=offer), opened)
+
+    def prepare(self, incoming: Incoming[Committing], ctx: Context) -> Incoming[Committing]:
+        facts = incoming.facts
+        service, account, offer = facts.service, facts.account, facts.offer
+        r, n2 = nonce(ctx.entropy), nonce(ctx.entropy)
+        com = commitment(tid=service.tid, pk_tid=offer.pk_tid, sid=offer.sid, r=r)
+        message = BankInfo(
+            tsm=service.tsm, sid=offer.sid, aid=account.aid, com=com, expires_at_s=account.expires_at_s,
+            limit_minor=account.limit_minor, currency=account.currency, n2=n2,
+        )  # fmt: skip
+        signer = Signer(name=account.aid, key=PrivateKey.from_bytes(account.sk_aid))
+        signed = envelope.sign(signer, message, audience=account.bank, stamp=fresh(ctx))
+        binfo = cose.encrypt(account.k_aid, ctx.entropy, name=BankInfo.NAME, plaintext=signed)
+        after = replace(
+            service, k_tid=offer.key, n_t=offer.n_t, sid=offer.sid, account=account.account, r=r, com=com, n2=n2,
+            binfo=binfo, state="EXPECT_PROOF",
+        )  # fmt: skip
+        return replace(incoming, facts=replace(facts, after=after))
+
+    def reads(self, facts: Committing) -> tuple[Read, ...]:
+        account = facts.account
+        return (
+            Key(SERVICE_KEYS, (facts.service.tid,)), Key(ACCOUNTS, (account.account,)), Key(OWNERS, (account.bank,))
+        )  # fmt: skip
+
+    def decide(self, rows: Rows, facts: Committing, now_s: int, entropy: Entropy) -> Decision:
+        expect_open(rows, facts.account.bank)
+        service, account = rows.get(SERVICE_KEYS, facts.service.tid), rows.get(ACCOUNTS, facts.account.account)
+        assert service is not None
+        assert account is not None
+        assert facts.after is not None
+        expect_state(service.state, "EXPECT_OFFER")
+        expect_state(account.state, "ACTIVE")
+        if account.tsm != service.tsm:
+            raise FieldMismatch("the account was opened for another TSM")
+        reply = SeBankInfo(binfo=facts.after.binfo, sid=facts.after.sid, nonce1=facts.command.nonce1)
+        return Decision(writes=(Update(SERVICE_KEYS, facts.after),), reply=reply)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signing:
+    """A typed statement of SK_TID, made and sealed by the SE."""
+
+    command: SeSignService
+    service: ServiceKeys
+    account: Account
+    request: bytes = b""
+    session: bytes = b""
+    n_u: bytes = b""
+
+
+class SignServiceStep(SeStep[Signing]):
+    """TID-2c, TID-2d, CARD-1 and closing: the wallet chooses which statement, never its fields."""
+
+    rpc = "SecureElement.SignService"
+    reply = SealedRequest
+
+    def open(self, wire: Wire, ctx: Context) -> Incoming[Signing]:
+        opened = self._se.command(SeSignService, wire, ctx)
+        service = service_of(ctx, opened.message.tid)
+        if not service.account:
+            raise WrongState("no offer was opened for this TID")
+        facts = Signing(command=opened.message, service=service, account=account_of(ctx, service.account))
+        return incoming(facts, opened)
+
+    def prepare(self, incoming: Incoming[Signing], ctx: Context) -> Incoming[Signing]:
+        facts = incoming.facts
+        if facts.command.statement is Statement.CREDIT_PROOF:
+            made = self._credit_proof(facts, ctx)
+        elif facts.command.statement is Statement.CARD_REQUEST:
+            made = self._card_request(facts, ctx)
+        else:
+            made = self._close(facts, ctx)
+        return replace(incoming, facts=made)
+
+    def _credit_proof(self, facts: Signing, ctx: Context) -> Signing:
+        service, account = facts.service, facts.account
+        info = TsmInfo(
+            bank=account.bank, sid=service.sid, tid=service.tid, aid=account.aid, r=service.r, com=service.com,
+            binfo_digest=sha256(service.binfo), n2=service.n2, expires_at_s=account.expires_at_s,
+            limit_minor=account.limit_minor, currency=account.currency, n_t=service.n_t,
+        )  # fmt: skip
+        holder = Signer(name=account.aid, key=PrivateKey.from_bytes(account.sk_aid))
+        shown = PossessionForSession(sid=service.sid, pass_digest=sha256(account.launch_pass))
+        message = CreditProof(
+            binfo=service.binfo,
+            tsminfo=envelope.sign(service_signer(service), info, audience=service.tsm, stamp=fresh(ctx)),
+            launch_pass=account.launch_pass,
+            possession=envelope.sign(holder, shown, audience=service.tsm, stamp=fresh(ctx)),
+            maximum_minor=facts.command.maximum_minor,
+        )
+        signed = envelope.sign(service_signer(service), message, audience=service.tsm, stamp=fresh(ctx))
+        request = cose.encrypt(service.k_tid, ctx.entropy, name=CreditProof.NAME, plaintext=signed)
+        return replace(facts, request=request, session=service.sid, n_u=service.n_u)
+
+    def _card_request(self, facts: Signing, ctx: Context) -> Signing:
+        service = facts.service
+        message = CardRequest(n_u=nonce(ctx.entropy))
+        signed = envelope.sign(service_signer(service), message, audience=service.tsm, stamp=fresh(ctx))
+        key = self._se.directory.named(service.tsm, Use.SEAL).key
+        request = cose.seal(key, name=CardRequest.NAME, plaintext=signed)
+        return replace(facts, request=request, n_u=message.n_u)
+
+    def _close(self, facts: Signing, ctx: Context) -> Signing:
+        service = facts.service
+        message = CloseAccount(tid=service.tid, sid=service.sid)
+        signed = envelope.sign(service_signer(service), message, audience=service.tsm, stamp=fresh(ctx))
+        request = cose.encrypt(service.k_tid, ctx.entropy, name=CloseAccount.NAME, plaintext=signed)
+        return replace(facts, request=request, session=sha256(service.sid), n_u=service.n_u)
+
+    def reads(self, facts: Signing) -> tuple[Read, ...]:
+        return (Key(SERVICE_KEYS, (facts.service.tid,)), Key(OWNERS, (facts.account.bank,)))
+
+    def decide(self, rows: Rows, facts: Signing, now_s: int, entropy: Entropy) -> Decision:
+        expect_open(rows, facts.account.bank)
+        service = rows.get(SERVICE_KEYS, facts.service.tid)
+        assert service is not None
+        proof = facts.command.statement is Statement.CREDIT_PROOF
+        expect_state(service.state, "EXPECT_PROOF" if proof else "ACTIVE")
+        asked = replace(
+            service, pending=facts.command.statement.value, n_u=facts.n_u,
+            digest=Wire(cose=facts.request, session=facts.session).digest,
+            state="EXPECT_ACCEPTANCE" if proof else "ACTIVE",
+        )  # fmt: skip
+        reply = SealedRequest(cose=facts.request, session=facts.session, handle=service.tid)
+        return Decision(writes=(Update(SERVICE_KEYS, asked),), reply=reply)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """The TSM's verified answer to the statement under way, and the service after it."""
+
+    service: ServiceKeys
+    after: ServiceKeys
+
+
+class OpenServiceStep(SeStep[Answered]):
+    """TID-4 and the last answers of CARD and closing: opened under K_TID,TSM, which never leaves the SE."""
+
+    rpc = "SecureElement.OpenService"
+    reply = SeService
+
+    def open(self, wire: Wire, ctx: Context) -> Incoming[Answered]:
+        opened = self._se.command(SeOpenService, wire, ctx)
+        service = service_of(ctx, opened.message.tid)
+        answer = opened.message.reply
+        if service.pending == Statement.CREDIT_PROOF:
+            after = self._accepted(service, answer, ctx)
+        elif service.pending == ACTIVATE_CARDS:
+            after = self._activated(service, answer, ctx)
+        elif service.pending == Statement.CLOSE_ACCOUNT:
+            after = self._closed(service, answer, ctx)
+        else:
+            raise WrongState("no such answer is expected")
+        return incoming(Answered(service=service, after=replace(after, pending="")), opened)
+
+    def _open(self, kind: type[envelope.M], service: ServiceKeys, answer: bytes, ctx: Context) -> Opened[envelope.M]:
+        return open_by_tsm(kind, service, answer, self._se.tsm(service.tsm).key, ctx)
+
+    def _accepted(self, service: ServiceKeys, answer: bytes, ctx: Context) -> ServiceKeys:
+        message = self._open(ServiceAccount, service, answer, ctx).message
+        if not same(message.n_u, service.n_u):
+            raise NonceMismatch
+        if (message.tid, message.sid, message.com) != (service.tid, service.sid, service.com):
+            raise FieldMismatch("the TSM accepted something else")
+        return replace(
+            service, expires_at_s=message.expires_at_s, limit_minor=message.limit_minor, currency=message.currency,
+            certificate=message.certificate, state="ACTIVE",
+        )  # fmt: skip
+
+    def _activated(self, service: ServiceKeys, answer: bytes, ctx: Context) -> ServiceKeys:
+        message = self._open(CardsActive, service, answer, ctx).message
+        if not same(message.n_t, service.n_t):
+            raise NonceMismatch
+        return service
+
+    def _closed(self, service: ServiceKeys, answer: bytes, ctx: Context) -> ServiceKeys:
+        self._open(AccountClosed, service, answer, ctx)
+        return replace(service, state="CLOSED")
+
+    def reads(self, facts: Answered) -> tuple[Read, ...]:
+        tid = facts.service.tid
+        return (Key(SERVICE_KEYS, (tid,)), Where(VIRTUAL_CARDS, "tid", tid))
+
+    def decide(self, rows: Rows, facts: Answered, now_s: int, entropy: Entropy) -> Decision:
+        service, after = rows.get(SERVICE_KEYS, facts.service.tid), facts.after
+        assert service is not None
+        if not same(service.digest, facts.service.digest) or service.pending != facts.service.pending:
+            raise WrongState("another statement is under way")
+        cards = rows.find(VIRTUAL_CARDS, "tid", service.tid)
+        changed: tuple[Write, ...] = ()
+        if service.pending == ACTIVATE_CARDS:
+            changed = tuple(
+                Update(VIRTUAL_CARDS, replace(card, state="ACTIVE")) for card in cards if card.state == "ISSUED"
+            )
+        elif after.state == "CLOSED":
+            changed = tuple(Update(VIRTUAL_CARDS, replace(card, state="CLOSED")) for card in cards)
+        reply = SeService(
+            tid=after.tid, state=after.state, expires_at_s=after.expires_at_s, limit_minor=after.limit_minor,
+            currency=after.currency,
+        )  # fmt: skip
+        return Decision(writes=(Update(SERVICE_KEYS, after), *changed), reply=reply)
+
+
+def open_by_tsm(
+    kind: type[envelope.M], service: ServiceKeys, answer: bytes, key: PublicKey, ctx: Context
+) -> Opened[envelope.M]:
+    """`{S_T(…)}K` in answer to the service's request under way."""
+    max_bytes = kind.MAX_BYTES + 4 * envelope.OVERHEAD_BYTES
+    signed = cose.decrypt(service.k_tid, answer, name=kind.NAME, max_bytes=max_bytes, request_digest=service.digest)
+    return envelope.open_signed(
+        kind, signed, key, issuer=service.tsm, audience=service.tid, now_s=ctx.now_s, request_digest=service.digest
+    )

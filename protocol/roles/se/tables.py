@@ -1,0 +1,115 @@
+"""What the secure element keeps: every private and shared key of the user. Nothing sealed here ever leaves it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from protocol.rows import Table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """The user as one bank knows them: SK_U, DK_U, CERT_U^B, and the state of the software as last judged."""
+
+    bank: str
+    user: str
+    sk_u: bytes
+    dk_u: bytes
+    certificate: bytes
+    digest: bytes
+    purpose: str
+    quoted_pcr: bytes
+    installed_pcr: bytes
+    open: bool
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """An anonymous account: its keys, K_AID,B, CERT_AID, and the current launch pass."""
+
+    account: str
+    bank: str
+    aid: str
+    n_u: bytes
+    n_b: bytes
+    kx: bytes
+    session: bytes
+    digest: bytes
+    sk_aid: bytes
+    dk_aid: bytes
+    k_aid: bytes
+    certificate: bytes
+    expires_at_s: int
+    limit_minor: int
+    currency: str
+    tsm: str
+    launch_pass: bytes
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceKeys:
+    """A service account: its keys, K_TID,TSM, the commitment that ties it to an AID, and what is under way."""
+
+    tid: str
+    tsm: str
+    sk_tid: bytes
+    dk_tid: bytes
+    k_tid: bytes
+    n_u: bytes
+    n_t: bytes
+    sid: bytes
+    account: str
+    r: bytes
+    com: bytes
+    n2: bytes
+    binfo: bytes
+    digest: bytes
+    pending: str
+    expires_at_s: int
+    limit_minor: int
+    currency: str
+    certificate: bytes
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualCard:
+    """One card: its key and, once issued, everything that the applet answers with."""
+
+    modulus_digest: bytes
+    tid: str
+    batch: bytes
+    position: int
+    card_key: bytes
+    salt: bytes
+    pan: str
+    masked: str
+    k_ac: bytes
+    icc_certificate: bytes
+    records: bytes
+    expires_at_s: int
+    limit_minor: int
+    currency: str
+    uses: int
+    per_use_minor: int
+    total_minor: int
+    channel: str
+    state: str
+
+
+OWNERS: Final = Table("owners", Owner, ("bank",), sealed=frozenset({"sk_u", "dk_u"}))
+ACCOUNTS: Final = Table(
+    "accounts", Account, ("account",), index=("aid", "bank"),
+    sealed=frozenset({"kx", "sk_aid", "dk_aid", "k_aid", "launch_pass"}),
+)  # fmt: skip
+SERVICE_KEYS: Final = Table(
+    "service_keys", ServiceKeys, ("tid",), sealed=frozenset({"sk_tid", "dk_tid", "k_tid", "r", "binfo"})
+)
+VIRTUAL_CARDS: Final = Table(
+    "virtual_cards", VirtualCard, ("modulus_digest",), index=("batch", "tid"),
+    sealed=frozenset({"card_key", "salt", "pan", "k_ac", "records"}),
+)  # fmt: skip
+SE_TABLES: Final = (OWNERS, ACCOUNTS, SERVICE_KEYS, VIRTUAL_CARDS)

@@ -1,0 +1,63 @@
+"""The TSM as a value: keys, PKI, policy, and the ports it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from protocol.messages.card import Card
+from protocol.pki import Directory
+from protocol.ports import Entropy
+from protocol.roles.party import PartyKeys
+
+DAY_S: Final = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TsmPolicy:
+    """What this TSM allows. `uses` 1 makes single-use cards, which no merchant can link; 0 is no bound."""
+
+    session_life_s: int = 3600
+    card_grid_s: int = DAY_S
+    card_steps: int = 7
+    card_limit_minor: int = 50_000
+    uses: int = 1
+    channel: str = "contactless"
+    terminal_key_life_s: int = 30 * DAY_S
+    max_pass_life_s: int = DAY_S
+
+    def card_expiry_s(self, now_s: int) -> int:
+        """A common point in time, `card_steps` … `card_steps` + 1 grid steps ahead."""
+        return (now_s // self.card_grid_s + 1 + self.card_steps) * self.card_grid_s
+
+
+class CardIssuer(Protocol):
+    """Makes the EMV side of a card (`protocol.card.personalize` with the issuer's keys)."""
+
+    def new_pan(self, entropy: Entropy) -> str:
+        """A random 19-digit PAN in the issuer's range."""
+
+    def personalize(
+        self, *, pan: str, modulus: bytes, expires_at_s: int, limit_minor: int, currency: str, now_s: int,
+        entropy: Entropy,
+    ) -> Card:  # fmt: skip
+        """ICC certificate, records and kAC for this PAN and card key."""
+
+
+class Blind(Protocol):
+    """Keyed digests by which sealed values are looked up."""
+
+    def blind(self, label: str, value: bytes) -> bytes:
+        """The reference of `value` under `label`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tsm:
+    """The trusted service manager: serves pseudonyms, sees purchases, never a person."""
+
+    keys: PartyKeys
+    cookie_key: bytes = field(repr=False)
+    directory: Directory
+    issuer: CardIssuer
+    secrets: Blind
+    policy: TsmPolicy

@@ -1,0 +1,103 @@
+"""What the TSM keeps: pseudonyms, grants and cards. No column can hold a customer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from protocol.rows import Table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A service account TID: its keys, the shared key, and the user's own maximum in minor units (0: none)."""
+
+    tid: str
+    pk_tid: bytes
+    kid_tid: bytes
+    ek_tid: bytes
+    k_tid: bytes
+    maximum_minor: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TidEntry:
+    """Paper table 2 (TIDiList), a row per grant; its TIDi_CreditINFO are the rows of `cards` that name this SID."""
+
+    sid_digest: bytes
+    sid: bytes
+    tid: str
+    aid: str
+    bank: str
+    pk_tid: bytes
+    com: bytes
+    aid_exp_time_s: int
+    aid_limit_minor: int
+    currency: str
+    k_bank: bytes
+    promise: bytes
+    cert_tid: bytes
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardSession:
+    """CARD-1 … CARD-5 under way."""
+
+    handle: bytes
+    tid: str
+    n_u: bytes
+    n_t: bytes
+    state: str
+    expires_at_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardRow:
+    """An issued card. The PAN is looked up by a keyed digest only."""
+
+    pan_ref: bytes
+    modulus_digest: bytes
+    tid: str
+    sid_digest: bytes
+    batch: bytes
+    pan: str
+    k_ac: bytes
+    modulus: bytes
+    salt: bytes
+    expires_at_s: int
+    limit_minor: int
+    currency: str
+    uses: int
+    per_use_minor: int
+    total_minor: int
+    channel: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terminal:
+    """A merchant's terminal with its own rotated key (CN-5)."""
+
+    terminal: str
+    merchant: str
+    merchant_name: str
+    merchant_identifier: str
+    terminal_key: bytes
+    kid_terminal: bytes
+    expires_at_s: int
+    state: str
+
+
+SERVICES: Final = Table("services", Service, ("tid",), unique=(("kid_tid",),), sealed=frozenset({"k_tid"}))
+TID_LIST: Final = Table(
+    "tid_list", TidEntry, ("sid_digest",), index=("tid", "aid"), sealed=frozenset({"sid", "k_bank", "promise"})
+)
+CARD_SESSIONS: Final = Table("card_sessions", CardSession, ("handle",), expires="expires_at_s")
+CARDS: Final = Table(
+    "cards", CardRow, ("pan_ref",), unique=(("modulus_digest",),), index=("batch", "sid_digest"),
+    sealed=frozenset({"pan", "k_ac"}),
+)  # fmt: skip
+TERMINALS: Final = Table("terminals", Terminal, ("terminal",), unique=(("kid_terminal",),), index=("merchant",))
+TSM_TABLES: Final = (SERVICES, TID_LIST, CARD_SESSIONS, CARDS, TERMINALS)
