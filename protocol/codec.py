@@ -2,12 +2,13 @@
 
 Only unsigned and negative integers, byte and text strings, booleans, arrays and maps cross the wire; map keys are all
 text or all unsigned integers, so that cbor2's length-first sorting agrees with RFC 8949. cbor2 alone accepts long
-forms, trailing bytes and tags; re-encoding and comparing refuses them all.
+forms, trailing bytes and tags; tags are refused before their content is looked at, and re-encoding and comparing
+refuses the rest.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 import cbor2
 
@@ -18,6 +19,17 @@ Plain: TypeAlias = Any
 
 MAX_DEPTH: Final = 12
 _ATOMS: Final = frozenset({int, bytes, str, bool})
+
+
+class _NoTags(dict[int, Any]):
+    """The semantic decoders: none. Left to itself, cbor2 decodes bignums, regular expressions and shared references,
+    by which a few bytes make a cycle, or a value that takes hours to walk."""
+
+    def __missing__(self, tag: int) -> NoReturn:
+        raise cbor2.CBORDecodeError(f"tag {tag}")
+
+
+_NO_TAGS: Final = _NoTags()
 
 
 def encode(value: Plain) -> bytes:
@@ -36,7 +48,7 @@ def decode(data: bytes, *, max_bytes: int) -> Plain:
         raise Oversize(f"{len(data)} bytes, at most {max_bytes}")
     try:
         value = cbor2.loads(
-            data, allow_duplicate_keys=False, allow_indefinite=False, max_depth=MAX_DEPTH, semantic_decoders={}
+            data, allow_duplicate_keys=False, allow_indefinite=False, max_depth=MAX_DEPTH, semantic_decoders=_NO_TAGS
         )
         _only_allowed(value)
         again = encode(value)

@@ -1,7 +1,7 @@
 """The cipher suite: ES256, HPKE (P-256, HKDF-SHA256, AES-256-GCM), AES-256-GCM, SHA-256 (TW-G1, TW-G2).
 
 Everything cryptographic on the wire goes through one `Suite` value, so that another (CN-12) can stand beside it.
-Keys are bytes-backed values whose `repr` shows a thumbprint at most.
+Keys are bytes-backed values; the `repr` of a private key shows its public half only.
 """
 
 from __future__ import annotations

@@ -14,19 +14,33 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from protocol.crypto import PrivateKey, PublicKey
-from protocol.errors import CertificateInvalid
+from protocol.errors import CertificateInvalid, Malformed
 from protocol.ports import Entropy
 from protocol.types import Role
 
 ORGANIZATION: Final = "Tapveil"
 MAX_CERTIFICATE_BYTES: Final = 4096
+_REFUSALS: Final = (
+    CryptographyDeprecationWarning,  # of a serial number below 1, where warnings are errors
+    InvalidSignature,
+    Malformed,  # a key that is not on P-256
+    UnsupportedAlgorithm,
+    ValueError,
+    VerificationError,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+)
+"""What is raised for certificates that can't be read, or that don't fit together."""
 
 
 class Use(StrEnum):
@@ -166,20 +180,21 @@ def verify(der: bytes, *, root: bytes, now_s: int, use: Use, chain: Sequence[byt
         between = [x509.load_der_x509_certificate(other) for other in chain]
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-        _verify_chain(certificate, between, root, now_s, is_ca=use is Use.ISSUE)
+        if _verify_chain(certificate, between, root, now_s, is_ca=use is Use.ISSUE) != between:
+            raise ValueError("the chain holds certificates that are not on the path")
         role, name = _subject(certificate)
         if (role is Role.USER) != bool(between) or any(_subject(other)[0] is not Role.BANK for other in between):
             raise ValueError("the CA certifies parties, banks certify users, and nothing else")
-    except (ValueError, x509.ExtensionNotFound, VerificationError) as exc:
+        key = PublicKey.from_bytes(certificate.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
+    except _REFUSALS as exc:
         raise CertificateInvalid(f"{use} certificate: {type(exc).__name__}") from exc
     if usage != _usage(use) or constraints.ca != (use is Use.ISSUE):
         raise CertificateInvalid(f"not a certificate for use {use}")
-    encoded = certificate.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     return Identity(
         role=role,
         name=name,
         use=use,
-        key=PublicKey.from_bytes(encoded),
+        key=key,
         expires_at_s=int(certificate.not_valid_after_utc.timestamp()),
         certificate=der,
     )
@@ -187,15 +202,16 @@ def verify(der: bytes, *, root: bytes, now_s: int, use: Use, chain: Sequence[byt
 
 def _verify_chain(
     certificate: x509.Certificate, between: list[x509.Certificate], root: bytes, now_s: int, *, is_ca: bool
-) -> None:
+) -> list[x509.Certificate]:
+    """The intermediates on the path from the certificate to the root."""
     anchor = x509.load_der_x509_certificate(root)
     if is_ca:  # the library verifies end entities only; an intermediate is checked against the root directly
         certificate.verify_directly_issued_by(anchor)
         if not certificate.not_valid_before_utc <= _time(now_s) <= certificate.not_valid_after_utc:
             raise ValueError("intermediate is not valid now")
-        return
+        return []
     builder = PolicyBuilder().store(Store([anchor])).time(_time(now_s)).max_chain_depth(1)
-    builder.build_client_verifier().verify(certificate, between)
+    return builder.build_client_verifier().verify(certificate, between).chain[1:-1]
 
 
 def _subject(certificate: x509.Certificate) -> tuple[Role, str]:

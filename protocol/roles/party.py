@@ -8,8 +8,8 @@ from typing import TypeVar
 from protocol import envelope
 from protocol.crypto import PrivateKey
 from protocol.engine import Context
-from protocol.envelope import Opened, Signer, Stamp
-from protocol.errors import UnknownAccount, WrongIssuer, WrongPeer, WrongState
+from protocol.envelope import Opened, Signer, Stamp, Wire
+from protocol.errors import Malformed, UnknownAccount, WrongIssuer, WrongPeer, WrongState
 from protocol.pki import Directory, Identity, Use
 from protocol.schema import Message
 from protocol.types import Role
@@ -31,6 +31,17 @@ class PartyKeys:
         return Signer(name=self.name, key=self.sign)
 
 
+def alone(wire: Wire) -> bytes:
+    """The COSE object of an envelope that belongs to no session.
+
+    A handle is under no signature, so one that says nothing would only make other bytes of the same request.
+    Raises: Malformed.
+    """
+    if wire.session:
+        raise Malformed("this call takes no session")
+    return wire.cose
+
+
 def open_certified(
     kind: type[M], data: bytes, directory: Directory, *, role: Role, audience: str, ctx: Context
 ) -> tuple[Opened[M], Identity]:
@@ -46,9 +57,9 @@ def open_certified(
     return opened, identity
 
 
-def expect_peer(ctx: Context, name: str) -> None:
-    """The transport's identity must be the signer's. Raises: WrongPeer."""
-    if ctx.peer is None or ctx.peer.name != name:
+def expect_peer(ctx: Context, name: str, *roles: Role) -> None:
+    """The transport's identity must be the signer's, in one of these roles. Raises: WrongPeer."""
+    if ctx.peer is None or ctx.peer.name != name or ctx.peer.role not in roles:
         raise WrongPeer
 
 
@@ -66,4 +77,4 @@ def known_party(directory: Directory, name: str, role: Role) -> Identity:
     return identity
 
 
-__all__ = ["PartyKeys", "Signer", "Stamp", "expect_peer", "expect_state", "known_party", "open_certified"]
+__all__ = ["PartyKeys", "Signer", "Stamp", "alone", "expect_peer", "expect_state", "known_party", "open_certified"]

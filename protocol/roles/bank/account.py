@@ -44,7 +44,7 @@ from protocol.roles.bank.tables import (
     Customer,
     Phone,
 )
-from protocol.roles.party import expect_state, known_party
+from protocol.roles.party import alone, expect_state, known_party
 from protocol.rows import Decision, Delete, Insert, Key, Read, Rows, Update, Where, Write
 from protocol.types import HANDLE_BYTES, NONCE_BYTES, Purpose, Role, TrustClass
 
@@ -67,7 +67,7 @@ class RequestAccountStep(Step[Asking]):
         self._bank = bank
 
     def open(self, wire: Wire, ctx: Context) -> Incoming[Asking]:
-        signed = cose.unseal(self._bank.keys.seal, wire.cose, name=AccountRequest.NAME, max_bytes=self.max_bytes)
+        signed = cose.unseal(self._bank.keys.seal, alone(wire), name=AccountRequest.NAME, max_bytes=self.max_bytes)
         sign1 = envelope.peek(AccountRequest, signed)
         phone = phone_by_key(ctx, sign1.kid)
         opened = envelope.believe(
@@ -219,12 +219,17 @@ class CertifyAccountStep(Step[Certifying]):
         return replace(incoming, facts=replace(facts, authenticated=good))
 
     def reads(self, facts: Certifying) -> tuple[Read, ...]:
-        return (Key(ACCOUNT_SESSIONS, (facts.session.session,)), Key(CUSTOMERS, (facts.phone.user,)))
+        user = facts.phone.user
+        return (
+            Key(ACCOUNT_SESSIONS, (facts.session.session,)), Key(CUSTOMERS, (user,)),
+            Where(ANONYMOUS_ACCOUNTS, "customer", user),
+        )  # fmt: skip
 
     def decide(self, rows: Rows, facts: Certifying, now_s: int, entropy: Entropy) -> Decision:
         session, customer = rows.get(ACCOUNT_SESSIONS, facts.session.session), rows.get(CUSTOMERS, facts.phone.user)
-        assert session is not None
         assert customer is not None
+        if session is None:  # swept since it was read
+            raise UnknownSession
         expect_state(session.state, "EXPECT_KEYS")
         if customer.state == "LOCKED":
             raise FactorLocked
@@ -232,7 +237,9 @@ class CertifyAccountStep(Step[Certifying]):
             return self._wrong_entry(customer, session)
         policy = self._bank.policy
         limit_minor = policy.limit_minor(customer.limit_minor - customer.granted_minor)
-        if limit_minor == 0:
+        # Counted here again: many sessions may have been begun while there was room for one account.
+        accounts = rows.find(ANONYMOUS_ACCOUNTS, "customer", customer.customer)
+        if limit_minor == 0 or len(accounts) >= policy.max_accounts:
             raise AccountLimitReached
         key = new_key(entropy)
         message = facts.message
@@ -338,9 +345,9 @@ class ActivateAccountStep(Step[Activating]):
     def decide(self, rows: Rows, facts: Activating, now_s: int, entropy: Entropy) -> Decision:
         account = rows.get(ANONYMOUS_ACCOUNTS, facts.account.aid)
         session, phone = rows.get(ACCOUNT_SESSIONS, facts.session.session), rows.get(PHONES, facts.session.user)
-        assert account is not None
-        assert session is not None
         assert phone is not None
+        if account is None or session is None:  # swept, or given back as abandoned, since they were read
+            raise UnknownSession
         expect_state(session.state, "EXPECT_ACTIVATION")
         active = replace(account, state="ACTIVE", tsm=facts.message.tsm)
         writes = (

@@ -22,7 +22,7 @@ from protocol.ports import Entropy
 from protocol.roles.bank.enroll import consume_challenge
 from protocol.roles.bank.party import Appraised, Bank, grant_pass
 from protocol.roles.bank.tables import ANONYMOUS_ACCOUNTS, CHALLENGES, CUSTOMERS, PHONES, Phone
-from protocol.roles.party import expect_state
+from protocol.roles.party import alone, expect_state
 from protocol.rows import Decision, Key, Read, Rows, Update, Where
 from protocol.types import Purpose, TrustClass
 
@@ -49,7 +49,7 @@ class AttestStep(Step[Appraisal]):
         self._bank = bank
 
     def open(self, wire: Wire, ctx: Context) -> Incoming[Appraisal]:
-        signed = cose.unseal(self._bank.keys.seal, wire.cose, name=AttestationEvidence.NAME, max_bytes=self.max_bytes)
+        signed = cose.unseal(self._bank.keys.seal, alone(wire), name=AttestationEvidence.NAME, max_bytes=self.max_bytes)
         sign1 = envelope.peek(AttestationEvidence, signed)
         phone = phone_by_key(ctx, sign1.kid)
         opened = envelope.believe(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from protocol import envelope
 from protocol.crypto import PublicKey, same
@@ -23,9 +24,12 @@ from protocol.ports import Entropy
 from protocol.roles.bank.party import Appraised, Bank
 from protocol.roles.bank.tables import CHALLENGES, CUSTOMERS, PHONES, Customer, Phone
 from protocol.roles.bank.tables import Challenge as ChallengeRow
-from protocol.roles.party import expect_peer, expect_state, open_certified
+from protocol.roles.party import alone, expect_peer, expect_state, open_certified
 from protocol.rows import Decision, Delete, Insert, Key, Read, Rows, Update, Where
 from protocol.types import NONCE_BYTES, Purpose, Role, TrustClass
+
+PHONE_ROLES: Final = (Role.SE, Role.PHONE)
+"""A phone's transport shows the certificate of its SE, or of its wallet key; both bear the same name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +51,9 @@ class ChallengeStep(Step[Asked]):
 
     def open(self, wire: Wire, ctx: Context) -> Incoming[Asked]:
         opened, identity = open_certified(
-            ChallengeRequest, wire.cose, self._bank.directory, role=Role.PHONE, audience=self._bank.keys.name, ctx=ctx
+            ChallengeRequest, alone(wire), self._bank.directory, role=Role.PHONE, audience=self._bank.keys.name, ctx=ctx
         )
-        expect_peer(ctx, identity.name)
+        expect_peer(ctx, identity.name, *PHONE_ROLES)
         facts = Asked(holder=identity.name, purpose=opened.message.purpose)
         return Incoming(facts=facts, key=opened.key, claims=opened.claims)
 
@@ -110,13 +114,13 @@ class EnrollStep(Step[Enrolling]):
 
     def open(self, wire: Wire, ctx: Context) -> Incoming[Enrolling]:
         bank = self._bank.keys.name
-        sign1 = envelope.peek(Enroll, wire.cose)
+        sign1 = envelope.peek(Enroll, alone(wire))
         claimed = Enroll.from_bytes(sign1.payload)
         # PK_U is believed because a certified SE vouches for it, not because the message carries it.
         endorsed, element = open_certified(
             SecureElementStatement, claimed.se_statement, self._bank.directory, role=Role.SE, audience=bank, ctx=ctx
         )
-        expect_peer(ctx, element.name)
+        expect_peer(ctx, element.name, *PHONE_ROLES)
         pk_u = PublicKey.from_bytes(endorsed.message.pk_u)
         opened = envelope.believe(Enroll, sign1, pk_u, issuer=element.name, audience=bank, now_s=ctx.now_s)
         facts = self._facts(opened, endorsed.message, element, ctx)
@@ -129,6 +133,8 @@ class EnrollStep(Step[Enrolling]):
         message = opened.message
         if message.pk_u != statement.pk_u:
             raise FieldMismatch("PK_U")
+        for encoded in (statement.ek_u, statement.wallet_key):
+            PublicKey.from_bytes(encoded)
         key, trust_class = self._bank.appraiser.certify(statement.attestation_certificate, ctx.now_s)
         if key.encoded != statement.attestation_key:
             raise CertificateInvalid("attestation certificate is of another key")

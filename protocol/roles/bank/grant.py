@@ -22,7 +22,7 @@ from protocol.pki import Use
 from protocol.ports import Entropy
 from protocol.roles.bank.party import Bank
 from protocol.roles.bank.tables import ANONYMOUS_ACCOUNTS, GRANTS, LIVE_GRANTS, AnonymousAccount, Grant, LiveGrant
-from protocol.roles.party import expect_peer, expect_state, open_certified
+from protocol.roles.party import alone, expect_peer, expect_state, open_certified
 from protocol.rows import Decision, Delete, Insert, Key, Read, Rows, Update
 from protocol.types import Role
 
@@ -48,11 +48,11 @@ class ApproveGrantStep(Step[Granting]):
 
     def open(self, wire: Wire, ctx: Context) -> Incoming[Granting]:
         bank = self._bank.keys
-        signed = cose.unseal(bank.seal, wire.cose, name=GrantRequest.NAME, max_bytes=self.max_bytes)
+        signed = cose.unseal(bank.seal, alone(wire), name=GrantRequest.NAME, max_bytes=self.max_bytes)
         opened, tsm = open_certified(
             GrantRequest, signed, self._bank.directory, role=Role.TSM, audience=bank.name, ctx=ctx
         )
-        expect_peer(ctx, tsm.name)
+        expect_peer(ctx, tsm.name, Role.TSM)
         message = opened.message
         account = ctx.read(Key(ANONYMOUS_ACCOUNTS, (message.aid,))).get(ANONYMOUS_ACCOUNTS, message.aid)
         if account is None:
@@ -156,11 +156,11 @@ class ReleaseGrantStep(Step[Releasing]):
 
     def open(self, wire: Wire, ctx: Context) -> Incoming[Releasing]:
         bank = self._bank.keys
-        signed = cose.unseal(bank.seal, wire.cose, name=GrantRelease.NAME, max_bytes=self.max_bytes)
+        signed = cose.unseal(bank.seal, alone(wire), name=GrantRelease.NAME, max_bytes=self.max_bytes)
         opened, tsm = open_certified(
             GrantRelease, signed, self._bank.directory, role=Role.TSM, audience=bank.name, ctx=ctx
         )
-        expect_peer(ctx, tsm.name)
+        expect_peer(ctx, tsm.name, Role.TSM)
         facts = Releasing(tsm=tsm.name, message=opened.message, sid_digest=sha256(opened.message.sid))
         evidence = ((GrantRelease.NAME, opened.wire),)
         return Incoming(facts=facts, key=opened.key, claims=opened.claims, evidence=evidence)

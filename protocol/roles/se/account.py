@@ -33,7 +33,7 @@ from protocol.messages.se import (
 from protocol.pki import Use
 from protocol.ports import Entropy
 from protocol.roles.party import expect_state
-from protocol.roles.se.party import SeStep, expect_open, fresh, incoming, nonce, owner_of
+from protocol.roles.se.party import SeStep, expect_open, fresh, nonce, owner_of
 from protocol.roles.se.tables import ACCOUNTS, OWNERS, Account, Owner
 from protocol.rows import Decision, Insert, Key, Read, Rows, Update
 from protocol.types import Purpose
@@ -57,16 +57,15 @@ class Beginning:
     request: bytes = b""
 
 
-class BeginAccountStep(SeStep[Beginning]):
+class BeginAccountStep(SeStep[SeBeginAccount, Beginning]):
     """AID-1: N_U and kx are the SE's own; the wallet never holds kx."""
 
     rpc = "SecureElement.BeginAccount"
+    command = SeBeginAccount
     reply = SealedRequest
 
-    def open(self, wire: Wire, ctx: Context) -> Incoming[Beginning]:
-        opened = self._se.command(SeBeginAccount, wire, ctx)
-        facts = Beginning(command=opened.message, owner=owner_of(ctx, opened.message.bank))
-        return incoming(facts, opened)
+    def look(self, command: SeBeginAccount, ctx: Context) -> Beginning:
+        return Beginning(command=command, owner=owner_of(ctx, command.bank))
 
     def prepare(self, incoming: Incoming[Beginning], ctx: Context) -> Incoming[Beginning]:
         owner = incoming.facts.owner
@@ -105,18 +104,18 @@ class Generating:
     request: bytes = b""
 
 
-class GenerateAccountKeysStep(SeStep[Generating]):
+class GenerateAccountKeysStep(SeStep[SeGenerateAccountKeys, Generating]):
     """AID-3, AID-4: EK_AID is the SE's own, never one it is handed; the quote names PK_AID."""
 
     rpc = "SecureElement.GenerateAccountKeys"
+    command = SeGenerateAccountKeys
     reply = SealedRequest
 
-    def open(self, wire: Wire, ctx: Context) -> Incoming[Generating]:
-        opened = self._se.command(SeGenerateAccountKeys, wire, ctx)
-        account = account_of(ctx, opened.message.account)
+    def look(self, command: SeGenerateAccountKeys, ctx: Context) -> Generating:
+        account = account_of(ctx, command.account)
         bank, owner = self._se.bank(account.bank), owner_of(ctx, account.bank)
         signed = cose.decrypt(
-            account.kx, opened.message.reply, name=AccountChallenge.NAME, max_bytes=self.max_bytes,
+            account.kx, command.reply, name=AccountChallenge.NAME, max_bytes=self.max_bytes,
             request_digest=account.digest,
         )  # fmt: skip
         challenge = envelope.open_signed(
@@ -125,12 +124,11 @@ class GenerateAccountKeysStep(SeStep[Generating]):
         ).message  # fmt: skip
         if not same(challenge.n_u, account.n_u):
             raise NonceMismatch
-        facts = Generating(command=opened.message, account=account, owner=owner, challenge=challenge)
-        return incoming(facts, opened)
+        return Generating(command=command, account=account, owner=owner, challenge=challenge)
 
     def prepare(self, incoming: Incoming[Generating], ctx: Context) -> Incoming[Generating]:
         facts = incoming.facts
-        account, owner, challenge = facts.account, facts.owner, facts.challenge
+        account, challenge = facts.account, facts.challenge
         sk_aid, dk_aid = PrivateKey.generate(ctx.entropy), PrivateKey.generate(ctx.entropy)
         parts = self._parts(facts, sk_aid, dk_aid, ctx)
         request = cose.encrypt(account.kx, ctx.entropy, name=AccountKeys.NAME, plaintext=envelope.pack(parts))
@@ -138,7 +136,6 @@ class GenerateAccountKeysStep(SeStep[Generating]):
             account, n_b=challenge.n_b, session=challenge.session, sk_aid=sk_aid.to_bytes(), dk_aid=dk_aid.to_bytes(),
             digest=Wire(cose=request, session=challenge.session).digest, state="EXPECT_CERTIFICATE",
         )  # fmt: skip
-        assert owner.bank == account.bank
         return replace(incoming, facts=replace(facts, after=after, request=request))
 
     def _parts(self, facts: Generating, sk_aid: PrivateKey, dk_aid: PrivateKey, ctx: Context) -> list[bytes]:
@@ -182,15 +179,14 @@ class Installing:
     request: bytes = b""
 
 
-class InstallAccountStep(SeStep[Installing]):
+class InstallAccountStep(SeStep[SeInstallAccount, Installing]):
     """AID-7, AID-8: only this SE can open the certificate and K; K never leaves it."""
 
     rpc = "SecureElement.InstallAccount"
+    command = SeInstallAccount
     reply = SealedRequest
 
-    def open(self, wire: Wire, ctx: Context) -> Incoming[Installing]:
-        opened = self._se.command(SeInstallAccount, wire, ctx)
-        command = opened.message
+    def look(self, command: SeInstallAccount, ctx: Context) -> Installing:
         account = account_of(ctx, command.account)
         bank, owner = self._se.bank(account.bank), owner_of(ctx, account.bank)
         self._se.tsm(command.tsm)
@@ -213,7 +209,7 @@ class InstallAccountStep(SeStep[Installing]):
             account, aid=message.aid, k_aid=key, certificate=certificate.wire, expires_at_s=message.expires_at_s,
             limit_minor=message.limit_minor, currency=message.currency, tsm=command.tsm, state="EXPECT_ACTIVE",
         )  # fmt: skip
-        return incoming(Installing(command=command, account=account, after=after), opened)
+        return Installing(command=command, account=account, after=after)
 
     def compare(self, certificate: AidCertificate, key: bytes, account: Account) -> None:
         """CERT_AID is for this session, these keys and this K."""
@@ -234,9 +230,10 @@ class InstallAccountStep(SeStep[Installing]):
         return replace(incoming, facts=replace(incoming.facts, after=after, request=request))
 
     def reads(self, facts: Installing) -> tuple[Read, ...]:
-        return (Key(ACCOUNTS, (facts.account.account,)),)
+        return (Key(ACCOUNTS, (facts.account.account,)), Key(OWNERS, (facts.account.bank,)))
 
     def decide(self, rows: Rows, facts: Installing, now_s: int, entropy: Entropy) -> Decision:
+        expect_open(rows, facts.account.bank)
         account = rows.get(ACCOUNTS, facts.account.account)
         assert account is not None
         expect_state(account.state, "EXPECT_CERTIFICATE")
@@ -252,25 +249,25 @@ class Activated:
     launch_pass: bytes
 
 
-class InstallPassStep(SeStep[Activated]):
+class InstallPassStep(SeStep[SeInstallPass, Activated]):
     """The account is active at the bank too; its first launch pass is kept."""
 
     rpc = "SecureElement.InstallPass"
+    command = SeInstallPass
     reply = SeAccount
 
-    def open(self, wire: Wire, ctx: Context) -> Incoming[Activated]:
-        opened = self._se.command(SeInstallPass, wire, ctx)
-        account = account_of(ctx, opened.message.account)
+    def look(self, command: SeInstallPass, ctx: Context) -> Activated:
+        account = account_of(ctx, command.account)
         bank = self._se.bank(account.bank)
         signed = cose.decrypt(
-            account.k_aid, opened.message.reply, name=AccountActive.NAME, max_bytes=self.max_bytes,
+            account.k_aid, command.reply, name=AccountActive.NAME, max_bytes=self.max_bytes,
             request_digest=account.digest,
         )  # fmt: skip
         active = envelope.open_signed(
             AccountActive, signed, bank.key, issuer=bank.name, audience=account.aid, now_s=ctx.now_s,
             request_digest=account.digest,
         ).message  # fmt: skip
-        return incoming(Activated(account=account, launch_pass=active.launch_pass), opened)
+        return Activated(account=account, launch_pass=active.launch_pass)
 
     def reads(self, facts: Activated) -> tuple[Read, ...]:
         return (Key(ACCOUNTS, (facts.account.account,)),)

@@ -17,10 +17,9 @@ from protocol.messages.attest import PossessionForCards
 from protocol.messages.card import CardActivation, CardChallenge, CardKey, CardKeys, CardsIssued
 from protocol.messages.se import SealedRequest, SeGenerateCardKeys, SeInstallCards, Statement
 from protocol.ports import Entropy
-from protocol.roles.party import expect_state
 from protocol.roles.se.account import account_of
-from protocol.roles.se.party import SeStep, expect_open, fresh, incoming, nonce
-from protocol.roles.se.service import ACTIVATE_CARDS, open_by_tsm, service_of, service_signer
+from protocol.roles.se.party import SeStep, expect_open, fresh, nonce
+from protocol.roles.se.service import ACTIVATE_CARDS, expect_same, open_by_tsm, service_of, service_signer
 from protocol.roles.se.tables import OWNERS, SERVICE_KEYS, VIRTUAL_CARDS, Account, ServiceKeys, VirtualCard
 from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where
 
@@ -39,15 +38,14 @@ class Generating:
     request: bytes = b""
 
 
-class GenerateCardKeysStep(SeStep[Generating]):
+class GenerateCardKeysStep(SeStep[SeGenerateCardKeys, Generating]):
     """CARD-1/2, CARD-3: the root is over this SE's own card keys only; S_C and a purchase can't be confused."""
 
     rpc = "SecureElement.GenerateCardKeys"
+    command = SeGenerateCardKeys
     reply = SealedRequest
 
-    def open(self, wire: Wire, ctx: Context) -> Incoming[Generating]:
-        opened = self._se.command(SeGenerateCardKeys, wire, ctx)
-        command = opened.message
+    def look(self, command: SeGenerateCardKeys, ctx: Context) -> Generating:
         if command.number == 0:
             raise Malformed("no card is asked for")
         service = service_of(ctx, command.tid)
@@ -60,7 +58,7 @@ class GenerateCardKeysStep(SeStep[Generating]):
         if not same(challenge.n_u, service.n_u):
             raise NonceMismatch
         account = account_of(ctx, service.account)
-        return incoming(Generating(command=command, service=service, account=account, challenge=challenge), opened)
+        return Generating(command=command, service=service, account=account, challenge=challenge)
 
     def prepare(self, incoming: Incoming[Generating], ctx: Context) -> Incoming[Generating]:
         facts = incoming.facts
@@ -103,7 +101,7 @@ class GenerateCardKeysStep(SeStep[Generating]):
         expect_open(rows, facts.account.bank)
         service = rows.get(SERVICE_KEYS, facts.service.tid)
         assert service is not None
-        expect_state(service.pending, Statement.CARD_REQUEST)
+        expect_same(service, facts.service)
         handle = card_session(facts.challenge.n_t)
         asked = replace(
             service, n_t=facts.challenge.n_t, pending=ISSUE_CARDS,
@@ -128,25 +126,26 @@ class Installing:
     """CARD-4 opened with DK_TID inside the SE; CARD-5 to be made."""
 
     service: ServiceKeys
+    bank: str
     issued: CardsIssued
     batch: bytes
     request: bytes = b""
 
 
-class InstallCardsStep(SeStep[Installing]):
+class InstallCardsStep(SeStep[SeInstallCards, Installing]):
     """CARD-4, CARD-5: PANs, records and kAC are kept; only masked numbers ever leave (TW-S1)."""
 
     rpc = "SecureElement.InstallCards"
+    command = SeInstallCards
     reply = SealedRequest
 
-    def open(self, wire: Wire, ctx: Context) -> Incoming[Installing]:
-        opened = self._se.command(SeInstallCards, wire, ctx)
-        service = service_of(ctx, opened.message.tid)
+    def look(self, command: SeInstallCards, ctx: Context) -> Installing:
+        service = service_of(ctx, command.tid)
         if service.pending != ISSUE_CARDS:
             raise WrongState("no cards are being issued")
         tsm = self._se.tsm(service.tsm)
         inner = cose.decrypt(
-            service.k_tid, opened.message.reply, name=CardsIssued.NAME, max_bytes=self.max_bytes,
+            service.k_tid, command.reply, name=CardsIssued.NAME, max_bytes=self.max_bytes,
             request_digest=service.digest,
         )  # fmt: skip
         signed = cose.unseal(
@@ -161,7 +160,8 @@ class InstallCardsStep(SeStep[Installing]):
             raise FieldMismatch("TID")
         if not (same(issued.n_u, service.n_u) and same(issued.n_t, service.n_t)):
             raise NonceMismatch
-        return incoming(Installing(service=service, issued=issued, batch=card_session(issued.n_t)), opened)
+        bank = account_of(ctx, service.account).bank
+        return Installing(service=service, bank=bank, issued=issued, batch=card_session(issued.n_t))
 
     def prepare(self, incoming: Incoming[Installing], ctx: Context) -> Incoming[Installing]:
         facts = incoming.facts
@@ -171,12 +171,16 @@ class InstallCardsStep(SeStep[Installing]):
         return replace(incoming, facts=replace(facts, request=request))
 
     def reads(self, facts: Installing) -> tuple[Read, ...]:
-        return (Key(SERVICE_KEYS, (facts.service.tid,)), Where(VIRTUAL_CARDS, "batch", facts.batch))
+        return (
+            Key(SERVICE_KEYS, (facts.service.tid,)), Key(OWNERS, (facts.bank,)),
+            Where(VIRTUAL_CARDS, "batch", facts.batch),
+        )  # fmt: skip
 
     def decide(self, rows: Rows, facts: Installing, now_s: int, entropy: Entropy) -> Decision:
+        expect_open(rows, facts.bank)
         service = rows.get(SERVICE_KEYS, facts.service.tid)
         assert service is not None
-        expect_state(service.pending, ISSUE_CARDS)
+        expect_same(service, facts.service)
         blanks = sorted(rows.find(VIRTUAL_CARDS, "batch", facts.batch), key=lambda card: card.position)
         if len(blanks) != len(facts.issued.cards):
             raise FieldMismatch("not as many cards as keys")

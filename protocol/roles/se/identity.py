@@ -25,7 +25,7 @@ from protocol.messages.se import (
 from protocol.pki import Use, verify
 from protocol.ports import Entropy
 from protocol.roles.party import expect_state
-from protocol.roles.se.party import Measured, Quoted, SeQuery, SeStep, fresh, incoming, owner_of
+from protocol.roles.se.party import Measured, Quoted, SeQuery, SeStep, fresh, owner_of
 from protocol.roles.se.tables import ACCOUNTS, OWNERS, Owner
 from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where, Write
 from protocol.types import Purpose, Role
@@ -41,17 +41,16 @@ class Enrolling:
     request: bytes = b""
 
 
-class EnrollStep(SeStep[Enrolling]):
+class EnrollStep(SeStep[SeEnroll, Enrolling]):
     """INIT-3: the SE generates PK_U and signs what it holds; platform measurements are quoted for the bank's nonce."""
 
     rpc = "SecureElement.Enroll"
+    command = SeEnroll
     reply = SealedRequest
 
-    def open(self, wire: Wire, ctx: Context) -> Incoming[Enrolling]:
-        opened = self._se.command(SeEnroll, wire, ctx)
-        command = opened.message
+    def look(self, command: SeEnroll, ctx: Context) -> Enrolling:
         n_b = self._se.challenge(command.challenge, command.asked, self._se.bank(command.bank), ctx.now_s)
-        return incoming(Enrolling(command=command, n_b=n_b), opened)
+        return Enrolling(command=command, n_b=n_b)
 
     def prepare(self, incoming: Incoming[Enrolling], ctx: Context) -> Incoming[Enrolling]:
         se, command = self._se, incoming.facts.command
@@ -95,22 +94,23 @@ class Installing:
     """The bank's verified answer to an enrollment."""
 
     bank: str
+    digest: bytes
     user: str
     certificate: bytes
 
 
-class InstallIdentityStep(SeStep[Installing]):
+class InstallIdentityStep(SeStep[SeInstallIdentity, Installing]):
     """INIT-4: CERT_U^B must chain to the CA through this bank and certify this SE's PK_U."""
 
     rpc = "SecureElement.InstallIdentity"
+    command = SeInstallIdentity
     reply = SeIdentity
 
-    def open(self, wire: Wire, ctx: Context) -> Incoming[Installing]:
-        opened = self._se.command(SeInstallIdentity, wire, ctx)
-        bank = self._se.bank(opened.message.bank)
+    def look(self, command: SeInstallIdentity, ctx: Context) -> Installing:
+        bank = self._se.bank(command.bank)
         owner = owner_of(ctx, bank.name)
         answer = envelope.open_signed(
-            Enrolled, opened.message.reply, bank.key, issuer=bank.name, audience=self._se.name, now_s=ctx.now_s,
+            Enrolled, command.reply, bank.key, issuer=bank.name, audience=self._se.name, now_s=ctx.now_s,
             request_digest=owner.digest,
         ).message  # fmt: skip
         issuer = verify(answer.issuer, root=self._se.root, now_s=ctx.now_s, use=Use.ISSUE)
@@ -118,8 +118,9 @@ class InstallIdentityStep(SeStep[Installing]):
         pk_u = PrivateKey.from_bytes(owner.sk_u).public
         if issuer.name != bank.name or identity.role is not Role.USER or identity.key != pk_u:
             raise CertificateInvalid("CERT_U is not this bank's for this key")
-        facts = Installing(bank=bank.name, user=identity.name, certificate=answer.certificate)
-        return incoming(facts, opened)
+        return Installing(
+            bank=bank.name, digest=owner.digest, user=identity.name, certificate=answer.certificate
+        )  # fmt: skip
 
     def reads(self, facts: Installing) -> tuple[Read, ...]:
         return (Key(OWNERS, (facts.bank,)),)
@@ -128,19 +129,21 @@ class InstallIdentityStep(SeStep[Installing]):
         owner = rows.get(OWNERS, facts.bank)
         assert owner is not None
         expect_state(owner.state, "EXPECT_IDENTITY")
+        if not same(owner.digest, facts.digest):
+            raise WrongState("another enrollment is under way")
         enrolled = replace(owner, user=facts.user, certificate=facts.certificate, state="ENROLLED")
         return Decision(writes=(Update(OWNERS, enrolled),), reply=SeIdentity(user=facts.user))
 
 
-class MeasureStep(SeQuery[Measured]):
+class MeasureStep(SeQuery[SeMeasure, Measured]):
     """ATT-D4/5, ATT-L4/5: the Measurement Agent measures; the wallet learns the result and can't choose it."""
 
     rpc = "SecureElement.Measure"
+    command = SeMeasure
     reply = SeMeasured
 
-    def open(self, wire: Wire, ctx: Context) -> Incoming[Measured]:
-        opened = self._se.command(SeMeasure, wire, ctx)
-        return incoming(self._se.platform.measure(), opened)
+    def look(self, command: SeMeasure, ctx: Context) -> Measured:
+        return self._se.platform.measure()
 
     def decide(self, rows: Rows, facts: Measured, now_s: int, entropy: Entropy) -> Decision:
         digest = facts.software_digest
@@ -158,19 +161,18 @@ class Quoting:
     request: bytes = b""
 
 
-class QuoteStep(SeStep[Quoting]):
+class QuoteStep(SeStep[SeQuote, Quoting]):
     """ATT-D2/3, ATT-L2/3: S_U over the evidence, sealed for the bank. Only the bank ever sees a quote."""
 
     rpc = "SecureElement.Quote"
+    command = SeQuote
     reply = SealedRequest
 
-    def open(self, wire: Wire, ctx: Context) -> Incoming[Quoting]:
-        opened = self._se.command(SeQuote, wire, ctx)
-        command = opened.message
+    def look(self, command: SeQuote, ctx: Context) -> Quoting:
         if command.purpose not in (Purpose.INSTALL, Purpose.REPORT, Purpose.LAUNCH):
             raise FieldMismatch("this purpose has a command of its own")
         n_b = self._se.challenge(command.challenge, command.asked, self._se.bank(command.bank), ctx.now_s)
-        return incoming(Quoting(command=command, owner=owner_of(ctx, command.bank), n_b=n_b), opened)
+        return Quoting(command=command, owner=owner_of(ctx, command.bank), n_b=n_b)
 
     def prepare(self, incoming: Incoming[Quoting], ctx: Context) -> Incoming[Quoting]:
         facts, command, owner = incoming.facts, incoming.facts.command, incoming.facts.owner
@@ -193,9 +195,11 @@ class QuoteStep(SeStep[Quoting]):
         assert owner is not None
         assert facts.quoted is not None
         expect_state(owner.state, "ENROLLED")
+        pcr10 = facts.quoted.measured.pcr10
+        # What the SE sees for itself counts at once: a bank's refusal may never be brought to it.
         asked = replace(
-            owner, digest=Wire(cose=facts.request).digest, purpose=facts.command.purpose.value,
-            quoted_pcr=facts.quoted.measured.pcr10,
+            owner, digest=Wire(cose=facts.request).digest, purpose=facts.command.purpose.value, quoted_pcr=pcr10,
+            open=owner.open and pcr10 == owner.installed_pcr,
         )  # fmt: skip
         reply = SealedRequest(cose=facts.request, session=b"", handle="")
         return Decision(writes=(Update(OWNERS, asked),), reply=reply)
@@ -210,25 +214,25 @@ class Accepting:
     message: AttestationDecision
 
 
-class AcceptDecisionStep(SeStep[Accepting]):
+class AcceptDecisionStep(SeStep[SeAcceptDecision, Accepting]):
     """ATT-D7, ATT-L6: the bank's word *and* the SE's own copy of the PCR must say yes."""
 
     rpc = "SecureElement.AcceptDecision"
+    command = SeAcceptDecision
     reply = SeDecision
 
-    def open(self, wire: Wire, ctx: Context) -> Incoming[Accepting]:
-        opened = self._se.command(SeAcceptDecision, wire, ctx)
-        bank = self._se.bank(opened.message.bank)
+    def look(self, command: SeAcceptDecision, ctx: Context) -> Accepting:
+        bank = self._se.bank(command.bank)
         owner = owner_of(ctx, bank.name)
         signed = cose.unseal(
-            PrivateKey.from_bytes(owner.dk_u), opened.message.reply, name=AttestationDecision.NAME,
+            PrivateKey.from_bytes(owner.dk_u), command.reply, name=AttestationDecision.NAME,
             max_bytes=AttestationDecision.MAX_BYTES + 2 * OVERHEAD_BYTES, request_digest=owner.digest,
         )  # fmt: skip
         decision = envelope.open_signed(
             AttestationDecision, signed, bank.key, issuer=bank.name, audience=owner.user, now_s=ctx.now_s,
             request_digest=owner.digest,
         ).message  # fmt: skip
-        return incoming(Accepting(bank=bank.name, digest=owner.digest, message=decision), opened)
+        return Accepting(bank=bank.name, digest=owner.digest, message=decision)
 
     def reads(self, facts: Accepting) -> tuple[Read, ...]:
         return (Key(OWNERS, (facts.bank,)), Where(ACCOUNTS, "bank", facts.bank))

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from protocol import envelope
 from protocol.card.rsa import PrivateKey as CardPrivateKey
 from protocol.crypto import PrivateKey, PublicKey
-from protocol.engine import Context, F, Incoming, StatelessStep, Step
+from protocol.engine import REQUESTS, Context, F, Incoming, StatelessStep, Step
 from protocol.envelope import Opened, Signer, Stamp, Wire
 from protocol.errors import PaymentClosed, UnknownAccount
 from protocol.messages.attest import Challenge, Evidence
 from protocol.messages.se import MAX_CARRIED
 from protocol.pki import Directory, Identity
 from protocol.ports import Entropy
-from protocol.roles.party import expect_state, known_party
+from protocol.roles.party import alone, expect_state, known_party
 from protocol.roles.se.tables import OWNERS, Owner
 from protocol.rows import Key, Rows
 from protocol.schema import Message
 from protocol.types import Purpose, Role
 
 M = TypeVar("M", bound=Message)
+C = TypeVar("C", bound=Message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +89,7 @@ class SecureElement:
     def command(self, kind: type[M], wire: Wire, ctx: Context) -> Opened[M]:
         """A typed command, if the enrolled wallet key signed it. Raises what `envelope.open_signed` raises."""
         return envelope.open_signed(
-            kind, wire.cose, self.wallet_key, issuer=self.name, audience=self.name, now_s=ctx.now_s
+            kind, alone(wire), self.wallet_key, issuer=self.name, audience=self.name, now_s=ctx.now_s
         )
 
     def bank(self, name: str) -> Identity:
@@ -106,35 +108,45 @@ class SecureElement:
         return opened.message.n_b
 
 
-class _Sealing:
-    """Every reply of the SE is signed with SK_SE, for the wallet only."""
+class _Commanded(Generic[C, F]):
+    """What commands share: opened under the wallet key; every reply is signed with SK_SE, for the wallet only."""
 
-    _se: SecureElement
+    command: ClassVar[type[Message]]
+
+    def __init__(self, se: SecureElement) -> None:
+        self._se = se
+
+    @abstractmethod
+    def look(self, command: C, ctx: Context) -> F:
+        """What the command is about: the rows it names, and the peer's answer that it brings, opened."""
 
     def seal(self, facts: Any, reply: Message, stamp: Stamp, ctx: Context) -> Wire:
         signed = envelope.sign(self._se.signer, reply, audience=self._se.name, stamp=stamp, request_digest=ctx.digest)
         return Wire(cose=signed)
 
 
-class SeStep(_Sealing, Step[F]):
+class SeStep(_Commanded[C, F], Step[F]):
     """A command that changes what the SE keeps."""
 
     max_bytes = MAX_CARRIED + 8192
 
-    def __init__(self, se: SecureElement) -> None:
-        self._se = se
+    def open(self, wire: Wire, ctx: Context) -> Incoming[F]:
+        """The wallet's commands are no evidence: only the claims are kept, by which a repeat is recognized.
+
+        A repeat is answered from its record. What it was about has moved on, by its own effect, and is not looked at.
+        """
+        opened = self._se.command(self.command, wire, ctx)
+        repeat = ctx.read(Key(REQUESTS, (ctx.digest,))).get(REQUESTS, ctx.digest) is not None
+        facts: Any = None if repeat else self.look(cast("C", opened.message), ctx)
+        return Incoming(facts=facts, key=opened.key, claims=opened.claims)
 
 
-class SeQuery(_Sealing, StatelessStep[F]):
+class SeQuery(_Commanded[C, F], StatelessStep[F]):
     """A command that changes nothing."""
 
-    def __init__(self, se: SecureElement) -> None:
-        self._se = se
-
-
-def incoming(facts: F, opened: Opened[Any]) -> Incoming[F]:
-    """A command's facts, with the claims by which a repeat is recognized. The wallet's commands are no evidence."""
-    return Incoming(facts=facts, key=opened.key, claims=opened.claims)
+    def open(self, wire: Wire, ctx: Context) -> Incoming[F]:
+        opened = self._se.command(self.command, wire, ctx)
+        return Incoming(facts=self.look(cast("C", opened.message), ctx), key=opened.key, claims=opened.claims)
 
 
 def owner_of(ctx: Context, bank: str) -> Owner:

@@ -36,7 +36,7 @@ from protocol.pki import Use
 from protocol.ports import Entropy
 from protocol.roles.party import expect_state
 from protocol.roles.se.account import account_of
-from protocol.roles.se.party import SeStep, expect_open, fresh, incoming, nonce
+from protocol.roles.se.party import SeStep, expect_open, fresh, nonce
 from protocol.roles.se.tables import ACCOUNTS, OWNERS, SERVICE_KEYS, VIRTUAL_CARDS, Account, ServiceKeys
 from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where, Write
 
@@ -49,6 +49,12 @@ def service_of(ctx: Context, tid: str) -> ServiceKeys:
     if row is None:
         raise UnknownAccount
     return row
+
+
+def expect_same(service: ServiceKeys, seen: ServiceKeys) -> None:
+    """What is under way is still the statement whose answer was opened. Raises: WrongState."""
+    if service.pending != seen.pending or not same(service.digest, seen.digest):
+        raise WrongState("another statement is under way")
 
 
 def service_signer(service: ServiceKeys) -> Signer:
@@ -65,16 +71,16 @@ class Generating:
     request: bytes = b""
 
 
-class GenerateServiceKeysStep(SeStep[Generating]):
+class GenerateServiceKeysStep(SeStep[SeGenerateServiceKeys, Generating]):
     """TID-1a: TID is random; EK_TID is the SE's own."""
 
     rpc = "SecureElement.GenerateServiceKeys"
+    command = SeGenerateServiceKeys
     reply = SealedRequest
 
-    def open(self, wire: Wire, ctx: Context) -> Incoming[Generating]:
-        opened = self._se.command(SeGenerateServiceKeys, wire, ctx)
-        self._se.tsm(opened.message.tsm)
-        return incoming(Generating(command=opened.message), opened)
+    def look(self, command: SeGenerateServiceKeys, ctx: Context) -> Generating:
+        self._se.tsm(command.tsm)
+        return Generating(command=command)
 
     def prepare(self, incoming: Incoming[Generating], ctx: Context) -> Incoming[Generating]:
         tsm = incoming.facts.command.tsm
@@ -112,15 +118,14 @@ class Committing:
     after: ServiceKeys | None = None
 
 
-class MakeBankInfoStep(SeStep[Committing]):
+class MakeBankInfoStep(SeStep[SeMakeBankInfo, Committing]):
     """TID-2a, TID-2b: com is computed here, over this SE's own TID key; the wallet can't have another one signed."""
 
     rpc = "SecureElement.MakeBankInfo"
+    command = SeMakeBankInfo
     reply = SeBankInfo
 
-    def open(self, wire: Wire, ctx: Context) -> Incoming[Committing]:
-        opened = self._se.command(SeMakeBankInfo, wire, ctx)
-        command = opened.message
+    def look(self, command: SeMakeBankInfo, ctx: Context) -> Committing:
         service = service_of(ctx, command.tid)
         tsm = self._se.tsm(service.tsm)
         accounts = ctx.read(Where(ACCOUNTS, "aid", command.aid)).find(ACCOUNTS, "aid", command.aid)
@@ -139,7 +144,7 @@ class MakeBankInfoStep(SeStep[Committing]):
             raise FieldMismatch("offer is for another TID or key")
         if not same(offer.n_u, service.n_u):
             raise NonceMismatch
-        return incoming(Committing(command=command, service=service, account=accounts[0], offer=offer), opened)
+        return Committing(command=command, service=service, account=accounts[0], offer=offer)
 
     def prepare(self, incoming: Incoming[Committing], ctx: Context) -> Incoming[Committing]:
         facts = incoming.facts
@@ -191,19 +196,18 @@ class Signing:
     n_u: bytes = b""
 
 
-class SignServiceStep(SeStep[Signing]):
+class SignServiceStep(SeStep[SeSignService, Signing]):
     """TID-2c, TID-2d, CARD-1 and closing: the wallet chooses which statement, never its fields."""
 
     rpc = "SecureElement.SignService"
+    command = SeSignService
     reply = SealedRequest
 
-    def open(self, wire: Wire, ctx: Context) -> Incoming[Signing]:
-        opened = self._se.command(SeSignService, wire, ctx)
-        service = service_of(ctx, opened.message.tid)
+    def look(self, command: SeSignService, ctx: Context) -> Signing:
+        service = service_of(ctx, command.tid)
         if not service.account:
             raise WrongState("no offer was opened for this TID")
-        facts = Signing(command=opened.message, service=service, account=account_of(ctx, service.account))
-        return incoming(facts, opened)
+        return Signing(command=command, service=service, account=account_of(ctx, service.account))
 
     def prepare(self, incoming: Incoming[Signing], ctx: Context) -> Incoming[Signing]:
         facts = incoming.facts
@@ -276,16 +280,16 @@ class Answered:
     after: ServiceKeys
 
 
-class OpenServiceStep(SeStep[Answered]):
+class OpenServiceStep(SeStep[SeOpenService, Answered]):
     """TID-4 and the last answers of CARD and closing: opened under K_TID,TSM, which never leaves the SE."""
 
     rpc = "SecureElement.OpenService"
+    command = SeOpenService
     reply = SeService
 
-    def open(self, wire: Wire, ctx: Context) -> Incoming[Answered]:
-        opened = self._se.command(SeOpenService, wire, ctx)
-        service = service_of(ctx, opened.message.tid)
-        answer = opened.message.reply
+    def look(self, command: SeOpenService, ctx: Context) -> Answered:
+        service = service_of(ctx, command.tid)
+        answer = command.reply
         if service.pending == Statement.CREDIT_PROOF:
             after = self._accepted(service, answer, ctx)
         elif service.pending == ACTIVATE_CARDS:
@@ -294,7 +298,7 @@ class OpenServiceStep(SeStep[Answered]):
             after = self._closed(service, answer, ctx)
         else:
             raise WrongState("no such answer is expected")
-        return incoming(Answered(service=service, after=replace(after, pending="")), opened)
+        return Answered(service=service, after=replace(after, pending=""))
 
     def _open(self, kind: type[envelope.M], service: ServiceKeys, answer: bytes, ctx: Context) -> Opened[envelope.M]:
         return open_by_tsm(kind, service, answer, self._se.tsm(service.tsm).key, ctx)
@@ -327,8 +331,7 @@ class OpenServiceStep(SeStep[Answered]):
     def decide(self, rows: Rows, facts: Answered, now_s: int, entropy: Entropy) -> Decision:
         service, after = rows.get(SERVICE_KEYS, facts.service.tid), facts.after
         assert service is not None
-        if not same(service.digest, facts.service.digest) or service.pending != facts.service.pending:
-            raise WrongState("another statement is under way")
+        expect_same(service, facts.service)
         cards = rows.find(VIRTUAL_CARDS, "tid", service.tid)
         changed: tuple[Write, ...] = ()
         if service.pending == ACTIVATE_CARDS:

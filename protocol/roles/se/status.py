@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from protocol.engine import Context, Incoming
-from protocol.envelope import Wire
+from protocol.engine import Context
 from protocol.messages.se import SeState, SeStatus
 from protocol.ports import Entropy
-from protocol.roles.se.party import SeQuery, incoming
+from protocol.roles.se.party import SeQuery
 from protocol.roles.se.tables import ACCOUNTS, OWNERS, SERVICE_KEYS, VIRTUAL_CARDS
 from protocol.rows import Decision, Rows
 
@@ -20,14 +19,14 @@ class Held:
     state: SeState
 
 
-class StatusStep(SeQuery[Held]):
+class StatusStep(SeQuery[SeStatus, Held]):
     """Lists banks, active AIDs and TIDs, and masked numbers of active cards."""
 
     rpc = "SecureElement.Status"
+    command = SeStatus
     reply = SeState
 
-    def open(self, wire: Wire, ctx: Context) -> Incoming[Held]:
-        opened = self._se.command(SeStatus, wire, ctx)
+    def look(self, command: SeStatus, ctx: Context) -> Held:
         store = ctx.store
         owners = [row for row in store.scan(OWNERS) if row.state == "ENROLLED"]
         state = SeState(
@@ -37,7 +36,7 @@ class StatusStep(SeQuery[Held]):
             tids=tuple(sorted(row.tid for row in store.scan(SERVICE_KEYS) if row.state == "ACTIVE")),
             cards=tuple(sorted(row.masked for row in store.scan(VIRTUAL_CARDS) if row.state == "ACTIVE")),
         )
-        return incoming(Held(state=state), opened)
+        return Held(state=state)
 
     def decide(self, rows: Rows, facts: Held, now_s: int, entropy: Entropy) -> Decision:
         return Decision(reply=facts.state)

@@ -13,7 +13,7 @@ from protocol.envelope import Stamp, Wire
 from protocol.errors import SoftwareUnknown
 from protocol.messages.software import ReferenceRequest, ReferenceValues, Release, ReleaseRequest
 from protocol.ports import Entropy
-from protocol.roles.party import PartyKeys
+from protocol.roles.party import PartyKeys, alone
 from protocol.rows import Decision, Rows
 
 Q = TypeVar("Q", ReleaseRequest, ReferenceRequest)
@@ -32,7 +32,7 @@ class SoftwareProvider:
 
 def _open(kind: type[Q], provider: SoftwareProvider, wire: Wire, ctx: Context) -> Incoming[Q]:
     """The request is certified by the one-time key that it carries: the provider learns no phone (ADR-0010)."""
-    sign1 = envelope.peek(kind, wire.cose)
+    sign1 = envelope.peek(kind, alone(wire))
     claimed = kind.from_bytes(sign1.payload)
     key = PublicKey.from_bytes(claimed.key)
     opened = envelope.believe(

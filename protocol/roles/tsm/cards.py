@@ -31,7 +31,7 @@ from protocol.messages.card import (
     CardsIssued,
 )
 from protocol.ports import Entropy
-from protocol.roles.party import expect_state, known_party
+from protocol.roles.party import alone, expect_state, known_party
 from protocol.roles.tsm.party import Tsm
 from protocol.roles.tsm.passes import PassCheck
 from protocol.roles.tsm.tables import (
@@ -66,7 +66,7 @@ class RequestCardsStep(Step[Requesting]):
         self._tsm = tsm
 
     def open(self, wire: Wire, ctx: Context) -> Incoming[Requesting]:
-        signed = cose.unseal(self._tsm.keys.seal, wire.cose, name=CardRequest.NAME, max_bytes=self.max_bytes)
+        signed = cose.unseal(self._tsm.keys.seal, alone(wire), name=CardRequest.NAME, max_bytes=self.max_bytes)
         sign1 = envelope.peek(CardRequest, signed)
         services = ctx.read(Where(SERVICES, "kid_tid", sign1.kid)).find(SERVICES, "kid_tid", sign1.kid)
         if not services:
@@ -211,9 +211,10 @@ class IssueCardsStep(Step[Issuing]):
     def decide(self, rows: Rows, facts: Issuing, now_s: int, entropy: Entropy) -> Decision:
         session = rows.get(CARD_SESSIONS, facts.session.handle)
         grant, service = rows.get(TID_LIST, facts.grant.sid_digest), rows.get(SERVICES, facts.service.tid)
-        assert session is not None
         assert grant is not None
         assert service is not None
+        if session is None:  # swept since it was read
+            raise UnknownSession
         expect_state(session.state, "EXPECT_KEYS")
         expect_state(grant.state, "ACTIVE")
         expect_state(service.state, "ACTIVE")
@@ -297,14 +298,15 @@ class ActivateCardsStep(Step[Activating]):
 
     def decide(self, rows: Rows, facts: Activating, now_s: int, entropy: Entropy) -> Decision:
         session = rows.get(CARD_SESSIONS, facts.session.handle)
-        assert session is not None
+        if session is None:  # swept since it was read
+            raise UnknownSession
         expect_state(session.state, "EXPECT_ACTIVATION")
         cards = rows.find(CARDS, "batch", session.handle)
         if facts.pan_refs != {card.pan_ref for card in cards}:
             raise FieldMismatch("not the cards of this batch")
-        activated = tuple(
-            Update(CARDS, replace(card, state="ACTIVE")) for card in cards if card.state == "EXPECT_ACTIVATION"
-        )
+        for card in cards:  # the account may have been closed in between, and its cards with it
+            expect_state(card.state, "EXPECT_ACTIVATION")
+        activated = tuple(Update(CARDS, replace(card, state="ACTIVE")) for card in cards)
         done = Update(CARD_SESSIONS, replace(session, state="DONE"))
         reply = CardsActive(tid=session.tid, n_t=session.n_t, number=len(cards))
         return Decision(writes=(done, *activated), reply=reply)

@@ -34,7 +34,7 @@ from protocol.messages.service import (
 )
 from protocol.pki import Identity, Use
 from protocol.ports import Entropy
-from protocol.roles.party import known_party
+from protocol.roles.party import alone, known_party
 from protocol.roles.tsm.party import Tsm
 from protocol.roles.tsm.passes import PassCheck
 from protocol.roles.tsm.tables import SERVICES, TID_LIST, Service, TidEntry
@@ -76,7 +76,7 @@ class OpenAccountStep(StatelessStep[Opening]):
         self._tsm = tsm
 
     def open(self, wire: Wire, ctx: Context) -> Incoming[Opening]:
-        signed = cose.unseal(self._tsm.keys.seal, wire.cose, name=ServiceRequest.NAME, max_bytes=self.max_bytes)
+        signed = cose.unseal(self._tsm.keys.seal, alone(wire), name=ServiceRequest.NAME, max_bytes=self.max_bytes)
         sign1 = envelope.peek(ServiceRequest, signed)
         claimed = ServiceRequest.from_bytes(sign1.payload)
         key = PublicKey.from_bytes(claimed.pk_tid)
@@ -212,7 +212,8 @@ class ProveCreditStep(AskingStep[Proving]):
     def reads(self, facts: Proving) -> tuple[Read, ...]:
         kid = PublicKey.from_bytes(facts.cookie.pk_tid).thumbprint
         return (
-            Key(TID_LIST, (facts.sid_digest,)), Key(SERVICES, (facts.cookie.tid,)), Where(SERVICES, "kid_tid", kid)
+            Key(TID_LIST, (facts.sid_digest,)), Where(TID_LIST, "tid", facts.cookie.tid),
+            Key(SERVICES, (facts.cookie.tid,)), Where(SERVICES, "kid_tid", kid),
         )  # fmt: skip
 
     def decide(self, rows: Rows, facts: Proving, now_s: int, entropy: Entropy) -> Decision:
@@ -235,10 +236,13 @@ class ProveCreditStep(AskingStep[Proving]):
             raise Replay
 
     def check_identifier(self, rows: Rows, cookie: Cookie) -> None:
-        """A TID belongs to one key, a key to one TID."""
+        """A TID belongs to one key, a key to one TID: also while the bank is still being asked."""
         key = PublicKey.from_bytes(cookie.pk_tid)
-        known = (rows.get(SERVICES, cookie.tid), *rows.find(SERVICES, "kid_tid", key.thumbprint))
-        if any(row is not None and (row.tid, row.pk_tid) != (cookie.tid, cookie.pk_tid) for row in known):
+        service = rows.get(SERVICES, cookie.tid)
+        services = (*rows.find(SERVICES, "kid_tid", key.thumbprint), *(() if service is None else (service,)))
+        entries = (entry for entry in rows.find(TID_LIST, "tid", cookie.tid) if entry.state != "REFUSED")
+        known = {(row.tid, row.pk_tid) for row in services} | {(entry.tid, entry.pk_tid) for entry in entries}
+        if known - {(cookie.tid, cookie.pk_tid)}:
             raise IdentifierTaken
 
     # --- TID-3d: the bank's promise ------------------------------------------------------------------------------
@@ -285,9 +289,13 @@ class ProveCreditStep(AskingStep[Proving]):
     ) -> Decision:
         entry = rows.get(TID_LIST, facts.sid_digest)
         assert entry is not None
+        cookie = facts.cookie
+        try:
+            self.check_identifier(rows, cookie)
+        except IdentifierTaken as taken:  # the key became another TID's while the bank was asked
+            heard = taken
         if isinstance(heard, ProtocolError):
             return Decision(writes=(Update(TID_LIST, replace(entry, state="REFUSED")),), refusal=heard)
-        cookie = facts.cookie
         service = Service(
             tid=cookie.tid, pk_tid=cookie.pk_tid, kid_tid=PublicKey.from_bytes(cookie.pk_tid).thumbprint,
             ek_tid=cookie.ek_tid, k_tid=cookie.key, maximum_minor=facts.message.maximum_minor, state="ACTIVE",

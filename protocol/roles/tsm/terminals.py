@@ -11,7 +11,7 @@ from protocol.envelope import Stamp, Wire
 from protocol.errors import IdentifierTaken
 from protocol.messages.merchant import SignedOn, SignOn
 from protocol.ports import Entropy
-from protocol.roles.party import expect_peer, open_certified
+from protocol.roles.party import alone, expect_peer, open_certified
 from protocol.roles.tsm.party import Tsm
 from protocol.roles.tsm.tables import TERMINALS, Terminal
 from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where
@@ -38,9 +38,9 @@ class SignOnStep(Step[SigningOn]):
 
     def open(self, wire: Wire, ctx: Context) -> Incoming[SigningOn]:
         opened, merchant = open_certified(
-            SignOn, wire.cose, self._tsm.directory, role=Role.MERCHANT, audience=self._tsm.keys.name, ctx=ctx
+            SignOn, alone(wire), self._tsm.directory, role=Role.MERCHANT, audience=self._tsm.keys.name, ctx=ctx
         )
-        expect_peer(ctx, merchant.name)
+        expect_peer(ctx, merchant.name, Role.MERCHANT)
         kid = PublicKey.from_bytes(opened.message.terminal_key).thumbprint
         facts = SigningOn(merchant=merchant.name, message=opened.message, kid=kid)
         evidence = ((SignOn.NAME, opened.wire),)

@@ -106,11 +106,9 @@ def register(wallet: Wallet, *, tsm: str, aid: str, maximum_minor: int) -> Flow[
     request = yield from wallet.command("GenerateServiceKeys", SeGenerateServiceKeys(tsm=tsm), SealedRequest)
     tid = request.handle
     reply = yield from _carry(tsm, "Tsm.OpenAccount", request)
-    nonce1 = wallet.entropy.bytes(NONCE_BYTES)
-    made = yield from wallet.command(
-        "MakeBankInfo", SeMakeBankInfo(tid=tid, aid=aid, reply=reply, nonce1=nonce1), SeBankInfo
-    )
-    if not same(made.nonce1, nonce1):  # TID-2b returns Nonce1: the answer is to this very question
+    command = SeMakeBankInfo(tid=tid, aid=aid, reply=reply, nonce1=wallet.entropy.bytes(NONCE_BYTES))
+    asked, made = yield from wallet.exchange("MakeBankInfo", command, SeBankInfo)
+    if not same(made.nonce1, asked.nonce1):  # TID-2b returns Nonce1: the answer is to this very question
         raise NonceMismatch
     proof = SeSignService(tid=tid, statement=Statement.CREDIT_PROOF, maximum_minor=maximum_minor)
     request = yield from wallet.command("SignService", proof, SealedRequest)

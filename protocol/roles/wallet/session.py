@@ -19,6 +19,7 @@ from protocol.ports import Clock, Entropy
 from protocol.schema import Message
 
 M = TypeVar("M", bound=Message)
+N = TypeVar("N", bound=Message)
 T = TypeVar("T")
 SECURE_ELEMENT: Final = "se"
 
@@ -65,9 +66,16 @@ class Wallet:
 
     def command(self, rpc: str, message: Message, reply: type[M]) -> Flow[M]:
         """One typed command to the SE, and its verified answer."""
+        _, answer = yield from self.exchange(rpc, message, reply)
+        return answer
+
+    def exchange(self, rpc: str, message: N, reply: type[M]) -> Flow[tuple[N, M]]:
+        """One typed command as it was really sent, and its verified answer."""
         signed = envelope.sign(self.signer, message, audience=self.secure_element, stamp=self.stamp())
         exchanged = yield Call(peer=SECURE_ELEMENT, rpc=f"SecureElement.{rpc}", wire=Wire(cose=signed))
-        return envelope.open_signed(
+        answer = envelope.open_signed(
             reply, exchanged.reply.cose, self.secure_element_key, issuer=self.secure_element,
             audience=self.secure_element, now_s=self.clock.now_s(), request_digest=exchanged.sent.digest,
         ).message  # fmt: skip
+        sent = type(message).from_bytes(envelope.peek(type(message), exchanged.sent.cose).payload)
+        return sent, answer

@@ -1,0 +1,5 @@
+"""`python -m parties` is `tapveil`."""
+
+from parties.cli import main
+
+main()

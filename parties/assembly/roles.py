@@ -1,0 +1,133 @@
+"""One builder a role: its value, its steps."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from attestation.measurement import MeasurementList
+from attestation.reference import ReferenceValues, verify_reference_values
+from attestation.soft_mtm import SoftMtm
+from parties.assembly.cardkeys import CardKeyPool
+from parties.assembly.common import KeystoreSecrets, Opened
+from parties.attesting import BankAppraiser, MeasuredPhone, PhoneFiles
+from parties.directory import MANUFACTURER_FILE, certificate_file, read_certificate
+from parties.emv_files import read_issuer
+from protocol.card.profile import CardProfile
+from protocol.crypto import PrivateKey
+from protocol.engine import Step
+from protocol.errors import ProtocolError, SettingsInvalid
+from protocol.pki import Issuer, Use
+from protocol.roles.bank import bank_steps
+from protocol.roles.bank.party import Bank, BankPolicy
+from protocol.roles.merchant import Shop
+from protocol.roles.se import se_steps
+from protocol.roles.se.party import SecureElement
+from protocol.roles.sp import SoftwareProvider, sp_steps
+from protocol.roles.tsm import tsm_steps
+from protocol.roles.tsm.issuer import EmvIssuer
+from protocol.roles.tsm.party import Tsm, TsmPolicy
+from protocol.types import Role
+
+Steps = dict[str, Step[Any]]
+
+
+def build_bank(opened: Opened) -> Bank:
+    """Keys, intermediate CA, reference platform and values. Raises: SettingsInvalid."""
+    settings = opened.settings
+    keys = opened.keys
+    platform = MeasurementList.from_bytes(_read(settings.option_path("platform_list")))
+    issuer_file = certificate_file(settings.pki, Role.BANK, settings.name, Use.ISSUE)
+    appraiser = BankAppraiser(
+        bank=settings.name, manufacturer=read_certificate(settings.pki / MANUFACTURER_FILE), platform=platform,
+        references=_references(settings.option_path("references"), opened),
+    )  # fmt: skip
+    return Bank(
+        keys=keys, issuer=Issuer(key=opened.key(Use.ISSUE), certificate=read_certificate(issuer_file)),
+        directory=opened.directory, appraiser=appraiser, secrets=KeystoreSecrets(opened.keystore), policy=BankPolicy(),
+    )  # fmt: skip
+
+
+def _references(folder: Path, opened: Opened) -> dict[str, ReferenceValues]:
+    found = {}
+    for path in sorted(folder.glob("*.cose")):
+        try:
+            values = verify_reference_values(
+                path.read_bytes(), bank_key=opened.keys.sign.public, bank_id=opened.settings.name,
+                now_s=opened.clock.now_s(),
+            )  # fmt: skip
+        except ProtocolError as exc:
+            raise SettingsInvalid(f"reference values {path}: {exc}") from exc
+        found[values.software.software_id] = values
+    return found
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise SettingsInvalid(f"{path} can't be read: {exc.strerror}") from exc
+
+
+def build_tsm(opened: Opened) -> Tsm:
+    """Keys, cookie key and EMV issuer. Raises: SettingsInvalid."""
+    settings = opened.settings
+    today = datetime.datetime.fromtimestamp(opened.clock.now_s(), tz=datetime.UTC).date()
+    policy = TsmPolicy(uses=int(settings.options.get("card_uses", TsmPolicy().uses)))
+    issuer = EmvIssuer(
+        issuer=read_issuer(settings.option_path("emv"), opened.keystore.entry("emv-issuer"), today=today),
+        master_key=opened.keystore.entry("emv-master"), profile=CardProfile(), uses=policy.uses,
+    )  # fmt: skip
+    return Tsm(
+        keys=opened.keys, cookie_key=opened.keystore.entry("cookie"), directory=opened.directory, issuer=issuer,
+        secrets=KeystoreSecrets(opened.keystore), policy=policy,
+    )  # fmt: skip
+
+
+def build_sp(opened: Opened) -> SoftwareProvider:
+    """Release, package and the banks' reference values. Raises: SettingsInvalid."""
+    settings = opened.settings
+    references = {path.stem: path.read_bytes() for path in sorted(settings.option_path("references").glob("*.cose"))}
+    return SoftwareProvider(
+        keys=opened.keys, software=settings.option_text("software"), release=_read(settings.option_path("release")),
+        package=_read(settings.option_path("package")), reference_values=references,
+    )  # fmt: skip
+
+
+def build_se(opened: Opened) -> SecureElement:
+    """SE and MTM: the trusted side of one phone. Raises: SettingsInvalid."""
+    settings = opened.settings
+    platform = settings.options.get("platform")
+    if type(platform) is not dict or any(type(value) is not str for value in platform.values()):
+        raise SettingsInvalid(f"{settings.path}: [options.platform] must map measured paths to files")
+    files = PhoneFiles(
+        platform={name: settings.folder / value for name, value in platform.items()},
+        application=settings.option_path("application"), software=settings.option_text("software"),
+    )  # fmt: skip
+    mtm = SoftMtm(PrivateKey.from_bytes(opened.keystore.entry("attestation")), opened.clock)
+    phone = MeasuredPhone(mtm=mtm, certificate=_read(settings.option_path("attestation_certificate")), files=files)
+    wallet_file = certificate_file(settings.pki, Role.PHONE, settings.name, Use.SIGN)
+    return SecureElement(
+        name=settings.name, key=opened.key(Use.SIGN), wallet_key=opened.directory_key(wallet_file, Use.SIGN),
+        root=opened.directory.root, directory=opened.directory, platform=phone, card_keys=CardKeyPool(),
+    )  # fmt: skip
+
+
+def build_shop(opened: Opened) -> Shop:
+    """A merchant. Raises: SettingsInvalid."""
+    settings = opened.settings
+    return Shop(
+        keys=opened.keys, directory=opened.directory, merchant_name=settings.option_text("merchant_name"),
+        merchant_identifier=settings.option_text("merchant_identifier"),
+    )  # fmt: skip
+
+
+STEPS: Final[dict[Role, Callable[[Opened], Steps]]] = {
+    Role.BANK: lambda opened: bank_steps(build_bank(opened)),
+    Role.TSM: lambda opened: tsm_steps(build_tsm(opened)),
+    Role.SP: lambda opened: sp_steps(build_sp(opened)),
+    Role.SE: lambda opened: se_steps(build_se(opened)),
+    Role.MERCHANT: lambda _opened: {},
+}

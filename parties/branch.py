@@ -1,0 +1,74 @@
+"""What a bank's clerk does with the bank's own keystore and database, also while the server runs."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from parties.assembly.common import Opened, hash_passcode
+from parties.assembly.roles import build_bank
+from parties.settings import load_settings
+from parties.storage.store import DatabaseStore
+from protocol.errors import SettingsInvalid
+from protocol.roles.bank.customers import new_branch_code, open_customer, reopen_customer
+from protocol.types import Role
+
+MAX_LIMIT_MINOR: Final = 10**12
+_PASSCODE: Final = re.compile(r"[!-~]{4,64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedCustomer:
+    """A new customer: the bank's name for them and the code for their phone."""
+
+    customer: str
+    branch_code: str
+
+
+@contextmanager
+def _bank_store(settings: Path) -> Iterator[tuple[Opened, DatabaseStore]]:
+    opened = Opened.of(load_settings(settings, Role.BANK))
+    store = opened.store()
+    try:
+        yield opened, store
+    finally:
+        store.close()
+
+
+def add_customer(settings: Path, *, name: str, limit_minor: int, currency: str, passcode: str) -> OpenedCustomer:
+    """INIT-2. Raises: SettingsInvalid for a bad value, StorageFault, KeystoreLocked."""
+    if not name or len(name) > 200:
+        raise SettingsInvalid("--name must have 1 to 200 characters")
+    if not 0 < limit_minor <= MAX_LIMIT_MINOR:
+        raise SettingsInvalid(f"--limit must be 1 to {MAX_LIMIT_MINOR} minor units")
+    if not re.fullmatch("[A-Z]{3}", currency):
+        raise SettingsInvalid("--currency must be an ISO 4217 code like TWD")
+    check_passcode(passcode)
+    with _bank_store(settings) as (opened, store):
+        code = new_branch_code(opened.entropy)
+        unit = open_customer(
+            build_bank(opened), name=name, passcode_hash=hash_passcode(passcode), limit_minor=limit_minor,
+            currency=currency, branch_code=code, now_s=opened.clock.now_s(), entropy=opened.entropy,
+        )  # fmt: skip
+        customer: str = store.apply(unit).reply.customer
+    return OpenedCustomer(customer=customer, branch_code=code)
+
+
+def reopen(settings: Path, customer: str) -> None:
+    """TW-G3b. Raises: WrongState if the customer is not locked."""
+    with _bank_store(settings) as (_opened, store):
+        store.apply(reopen_customer(customer))
+
+
+def check_passcode(passcode: str) -> None:
+    """TW-G3a: at least four characters; not one repeated; not a run up or down. Raises: SettingsInvalid."""
+    if not _PASSCODE.fullmatch(passcode):
+        raise SettingsInvalid("the passcode must have 4 to 64 printable characters without spaces")
+    steps = {ord(after) - ord(before) for before, after in itertools.pairwise(passcode)}
+    if len(steps) == 1 and steps <= {-1, 0, 1}:
+        raise SettingsInvalid("the passcode must not be one repeated character or a run such as 1234")

@@ -1,0 +1,59 @@
+"""`tapveil bank`: what a clerk at a branch does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from parties.cli.output import json_option, one_line_errors, show
+
+
+@click.group()
+def bank() -> None:
+    """Act as a clerk of a bank, on the bank's own machine."""
+
+
+@bank.command("add-customer")
+@click.option("--settings", required=True, type=click.Path(path_type=Path), help="The bank's settings.toml.")
+@click.option("--name", required=True, help="The person's name; it stays sealed at the bank.")
+@click.option("--limit", "limit_minor", default=2_000_000, show_default=True, help="Credit limit in minor units.")
+@click.option("--currency", default="TWD", show_default=True, help="ISO 4217 code.")
+@click.option("--passcode-file", type=click.Path(path_type=Path), help="The person's passcode; else it is asked for.")
+@json_option
+@one_line_errors
+def add_customer(
+    settings: Path, name: str, limit_minor: int, currency: str, passcode_file: Path | None, as_json: bool
+) -> None:
+    """INIT-2: open a credit account; prints a one-time branch code for the person's phone."""
+    from parties.branch import add_customer as add
+
+    passcode = read_passcode(passcode_file, confirm=True)
+    opened = add(settings, name=name, limit_minor=limit_minor, currency=currency, passcode=passcode)
+    show({"customer": opened.customer, "branch_code": opened.branch_code}, as_json=as_json)
+
+
+@bank.command("reopen")
+@click.option("--settings", required=True, type=click.Path(path_type=Path), help="The bank's settings.toml.")
+@click.argument("customer")
+@json_option
+@one_line_errors
+def reopen(settings: Path, customer: str, as_json: bool) -> None:
+    """TW-G3b: after five wrong entries, reopen CUSTOMER whose person was confirmed at the branch."""
+    from parties.branch import reopen as confirm
+
+    confirm(settings, customer)
+    show({"customer": customer, "state": "reopened"}, as_json=as_json)
+
+
+def read_passcode(path: Path | None, *, confirm: bool) -> str:
+    """From a file, or asked for without echo."""
+    if path is not None:
+        from protocol.errors import SettingsInvalid
+
+        try:
+            return path.read_text().strip()
+        except OSError as exc:
+            raise SettingsInvalid(f"passcode file {path} can't be read: {exc.strerror}") from exc
+    answer: str = click.prompt("Passcode", hide_input=True, confirmation_prompt=confirm, err=True)
+    return answer

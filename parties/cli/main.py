@@ -1,0 +1,58 @@
+"""`tapveil`: set up, run and use every party of the protocol."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from parties.cli.bank import bank
+from parties.cli.output import json_option, one_line_errors, show
+from parties.cli.wallet import wallet
+from protocol.types import Role
+
+_SERVERS = [Role.BANK.value, Role.TSM.value, Role.MERCHANT.value, Role.SE.value, Role.SP.value]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tapveil")
+def main() -> None:
+    """Anonymous NFC mobile payment: bank, TSM, merchants, secure elements and software provider."""
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--phones", default=1, show_default=True, type=click.IntRange(0, 100), help="How many phones.")
+@click.option("--merchants", default=2, show_default=True, type=click.IntRange(0, 100), help="How many merchants.")
+@click.option("--base-port", default=7400, show_default=True, type=click.IntRange(0, 65000), help="0: free ports.")
+@click.option("--capture", is_flag=True, help="Let every party copy its envelopes for a checker. Not for production.")
+@json_option
+@one_line_errors
+def init(folder: Path, phones: int, merchants: int, base_port: int, capture: bool, as_json: bool) -> None:
+    """Make keys, CA, certificates, release, databases and settings of a whole environment in FOLDER."""
+    from parties.setup import Plan, create_environment
+
+    plan = Plan(
+        merchants=tuple(f"shop-{n}" for n in range(1, merchants + 1)),
+        phones=tuple(f"phone-{n}" for n in range(1, phones + 1)), base_port=base_port, capture=capture,
+    )  # fmt: skip
+    with click.progressbar(length=plan.parties(), label="Setting up", hidden=as_json, file=sys.stderr) as bar:
+        create_environment(folder, plan, lambda _party: bar.update(1))
+    parties = [*plan.banks, plan.tsm, plan.provider, *plan.merchants, *plan.phones]
+    show({"folder": str(folder), "parties": parties}, as_json=as_json)
+
+
+@main.command()
+@click.argument("role", type=click.Choice(_SERVERS))
+@click.option("--settings", required=True, type=click.Path(path_type=Path), help="The party's settings.toml.")
+@one_line_errors
+def serve(role: str, settings: Path) -> None:
+    """Run one party as a gRPC server until SIGTERM, which drains it."""
+    from parties.serve import serve as run
+
+    run(settings, Role(role))
+
+
+main.add_command(bank)
+main.add_command(wallet)

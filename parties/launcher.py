@@ -1,0 +1,125 @@
+"""The phone's trusted launcher (AM of paper §2.3): enrolls, installs, and starts the app only after a good launch.
+
+It belongs to the phone, not to the app: the app is the file it installs, measures and runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from attestation.reference import Release, verify_reference_values, verify_release
+from parties.wallet.phone import PhoneSession
+from protocol.errors import REGISTRY, Internal, ProtocolError, ReleaseInvalid, StorageFault
+from protocol.messages.se import SeDecision
+from protocol.pki import Use
+from protocol.roles.wallet import attest, enroll, fetch_reference_values, fetch_release
+from protocol.types import Purpose
+
+APP_DEADLINE_S: Final = 120
+
+
+class Launcher:
+    """One phone. `folder` holds `wallet/` and `app/`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def enroll(self, *, bank: str, branch_code: str) -> str:
+        """INIT-2 … INIT-4; the user's name at the bank. Raises: ProtocolError."""
+        with self._session() as session:
+            flow = enroll(session.wallet, bank=bank, branch_code=branch_code)
+            return session.run("enroll", flow, bank, branch_code)
+
+    def install(self, *, bank: str, provider: str) -> Release:
+        """ATT-D0 … ATT-D7: download, check, approval, installation, report.
+
+        Raises: ReleaseInvalid; the reason of the bank's refusal; any ProtocolError on the way.
+        """
+        with self._session() as session:
+            release = self._download(session, bank, provider)
+            software = session.settings.option_text("software")
+            self._attest(session, bank, Purpose.INSTALL, software)
+            application = session.settings.option_path("application")
+            _place(application, release.package)
+            self._attest(session, bank, Purpose.REPORT, software)
+        return release
+
+    def launch(self, *, bank: str) -> SeDecision:
+        """ATT-L1 … ATT-L6: may the app run, and if not, why. Raises: ProtocolError."""
+        with self._session() as session:
+            software = session.settings.option_text("software")
+            flow = attest(session.wallet, bank=bank, purpose=Purpose.LAUNCH, software=software)
+            return session.run("launch", flow, bank)
+
+    def start(self, arguments: list[str], *, bank: str, passcode: str = "") -> dict[str, Any]:
+        """Launch, then run the installed file with `arguments`; what it printed.
+
+        Raises: the launch's typed reason; the app's own refusal by its code.
+        """
+        decision = self.launch(bank=bank)
+        if not decision.allowed:
+            raise REGISTRY[decision.reason]("the app may not run")
+        return self.run_app(arguments, passcode=passcode)
+
+    def run_app(self, arguments: list[str], *, passcode: str = "") -> dict[str, Any]:
+        """Run the installed file. The SE decides by itself what it does for it. Raises: the app's refusal."""
+        with self._session() as session:
+            application = session.settings.option_path("application")
+        command = [sys.executable, "-I", str(application), "--phone", str(self.folder / "wallet"), *arguments]
+        done = subprocess.run(  # noqa: S603  # the file that was measured, with our interpreter
+            command, input=f"{passcode}\n", capture_output=True, text=True, timeout=APP_DEADLINE_S, check=False
+        )
+        try:
+            answer: dict[str, Any] = json.loads(done.stdout)
+        except json.JSONDecodeError as exc:
+            raise Internal(f"the app ended with status {done.returncode} and no answer") from exc
+        if "error" in answer:
+            raise REGISTRY[answer["error"]](answer["detail"])
+        return answer
+
+    def _session(self) -> PhoneSession:
+        return PhoneSession(self.folder / "wallet")
+
+    def _download(self, session: PhoneSession, bank: str, provider: str) -> Release:
+        """ATT-D1, and ATT-D0: the release is signed by the provider, and its fingerprint is the bank's."""
+        wallet, now_s = session.wallet, session.wallet.clock.now_s()
+        software = session.settings.option_text("software")
+        download = session.run("release", fetch_release(wallet, provider=provider, software=software), provider)
+        values = session.run(
+            "reference", fetch_reference_values(wallet, provider=provider, software=software, bank=bank),
+            provider, bank,
+        )  # fmt: skip
+        try:
+            reference = verify_reference_values(
+                values, bank_key=wallet.directory.named(bank, Use.SIGN).key, bank_id=bank, now_s=now_s
+            )
+        except ProtocolError as exc:
+            raise ReleaseInvalid(f"reference values: {exc.code}") from exc
+        return verify_release(
+            download.release, download.package, sp_key=wallet.directory.named(provider, Use.SIGN).key, sp_id=provider,
+            reference=reference, now_s=now_s,
+        )  # fmt: skip
+
+    def _attest(self, session: PhoneSession, bank: str, purpose: Purpose, software: str) -> None:
+        flow = attest(session.wallet, bank=bank, purpose=purpose, software=software)
+        decision = session.run(purpose.value, flow, bank)
+        if not decision.allowed:
+            raise REGISTRY[decision.reason](f"the bank refused: {purpose}")
+
+
+def _place(path: Path, package: bytes) -> None:
+    """Put the package at its fixed place, whole or not at all. Raises: StorageFault."""
+    temporary = path.with_suffix(".new")
+    try:
+        with temporary.open("wb") as file:
+            file.write(package)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as exc:
+        raise StorageFault(f"the app can't be installed at {path}: {exc.strerror}") from exc

@@ -1,0 +1,161 @@
+"""`tapveil serve`: one party as a server, from its settings to its drain."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from parties.assembly.common import Opened
+from parties.assembly.roles import STEPS, build_shop
+from parties.channels import Channels
+from parties.server.capture import Capture
+from parties.server.logs import configure_logs, log
+from parties.server.service import Edge, PartyServer
+from parties.settings import Settings, load_settings
+from parties.storage.roles import TABLES
+from protocol.engine import OUTBOX, Engine
+from protocol.envelope import Wire
+from protocol.errors import ProtocolError, SettingsInvalid
+from protocol.roles.merchant import Shop, begin_sign_on, finish_sign_on
+from protocol.rows import MemoryStore, Store
+from protocol.types import Role
+
+RESUME_EVERY_S: Final = 2.0
+SWEEP_EVERY_S: Final = 60.0
+
+
+class Housekeeping:
+    """What a party does by itself: take up questions that were under way, sweep what expired, sign on."""
+
+    def __init__(self, tasks: tuple[tuple[float, Callable[[], None]], ...]) -> None:
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._repeat, args=task, name=f"housekeeping-{number}", daemon=True)
+            for number, task in enumerate(tasks)
+        ]
+
+    def start(self) -> None:
+        """Start all tasks."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Stop, and wait for what runs."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _repeat(self, every_s: float, task: Callable[[], None]) -> None:
+        while not self._stop.is_set():
+            try:
+                task()
+            except ProtocolError as refusal:
+                log.warning("housekeeping", code=refusal.code)
+            self._stop.wait(every_s)
+
+
+def serve(path: Path, role: Role) -> None:
+    """Run until SIGTERM or SIGINT, then drain. Prints one JSON line when it is ready.
+
+    Raises: SettingsInvalid, KeystoreLocked, StorageFault, PortInUse.
+    """
+    configure_logs()
+    settings = load_settings(path, role)
+    if not settings.listen and not settings.mutual_listen:
+        raise SettingsInvalid(f"{path}: set listen or mutual_listen to HOST:PORT")
+    opened = Opened.of(settings)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _signum, _frame: stop.set())
+    store: Store = opened.store() if role.value in TABLES else MemoryStore()
+    channels = opened.channels()
+    try:
+        _run(opened, store, channels, stop)
+    finally:
+        channels.close()
+        close = getattr(store, "close", None)
+        if close is not None:
+            close()
+
+
+def _run(opened: Opened, store: Store, channels: Channels, stop: threading.Event) -> None:
+    settings = opened.settings
+    steps = STEPS[settings.role](opened)
+    engine = Engine(steps, store=store, clock=opened.clock, entropy=opened.entropy, peers=channels)
+    capture = Capture(settings.capture) if settings.capture else None
+    server = PartyServer(
+        Edge(engine, party=settings.name, role=settings.role, capture=capture), steps, opened.server_tls()
+    )
+    ready = {"ready": settings.name, **_listen(server, settings)}
+    server.start()
+    housekeeping = Housekeeping(_tasks(opened, store, engine, channels))
+    housekeeping.start()
+    log.info("ready", party_role=settings.role.value)
+    sys.stdout.write(json.dumps(ready) + "\n")
+    sys.stdout.flush()
+    stop.wait()
+    log.info("draining", party_role=settings.role.value)
+    housekeeping.stop()
+    server.drain()
+    if capture is not None:
+        capture.close()
+
+
+def _listen(server: PartyServer, settings: Settings) -> dict[str, int]:
+    ports = {}
+    if settings.listen:
+        ports["port"] = server.listen(settings.listen, mutual=False)
+    if settings.mutual_listen:
+        ports["mutual_port"] = server.listen(settings.mutual_listen, mutual=True)
+    return ports
+
+
+def _tasks(
+    opened: Opened, store: Store, engine: Engine, channels: Channels
+) -> tuple[tuple[float, Callable[[], None]], ...]:
+    def sweep() -> None:
+        store.sweep(opened.clock.now_s())
+
+    def resume() -> None:
+        if store.scan(OUTBOX):
+            for refusal in engine.resume():
+                log.warning("resume", code=refusal.code)
+
+    tasks: list[tuple[float, Callable[[], None]]] = []
+    if opened.settings.role.value in TABLES:
+        tasks += [(SWEEP_EVERY_S, sweep), (RESUME_EVERY_S, resume)]
+    if opened.settings.role is Role.MERCHANT:
+        tasks.append((RESUME_EVERY_S, TerminalSignOn(build_shop(opened), opened, store, channels).ensure))
+    return tuple(tasks)
+
+
+class TerminalSignOn:
+    """Keeps the merchant's terminal signed on: at the start, after a lost answer, and before its key expires."""
+
+    RENEW_BEFORE_S: Final = 24 * 3600
+
+    def __init__(self, shop: Shop, opened: Opened, store: Store, channels: Channels) -> None:
+        self._shop = shop
+        self._opened = opened
+        self._store = store
+        self._channels = channels
+        self._until_s = 0
+
+    def ensure(self) -> None:
+        """Sign on if it is time. Raises: Unavailable, or the TSM's refusal; the stored request is sent again then."""
+        now_s = self._opened.clock.now_s()
+        if now_s < self._until_s - self.RENEW_BEFORE_S:
+            return
+        options = self._opened.settings
+        unit = begin_sign_on(
+            self._shop, options.option_text("terminal"), options.option_text("tsm"), now_s, self._opened.entropy
+        )
+        pending = self._store.apply(unit).reply
+        answer = self._channels.call(pending.tsm, "Tsm.SignOn", Wire(cose=pending.request))
+        self._until_s = self._store.apply(finish_sign_on(self._shop, pending, answer, now_s)).reply.expires_at_s
+        log.info("signed on", party_role=Role.MERCHANT.value)

@@ -1,0 +1,1 @@
+"""The edge of every party: gRPC with TLS around an engine."""

@@ -1,0 +1,36 @@
+"""Structured logs: JSON lines on standard error. No identity, pseudonym, card number, key or payload ever goes in."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, Final
+
+import structlog
+
+FIELDS: Final = frozenset(
+    {"event", "level", "timestamp", "party_role", "rpc", "code", "ms", "kind", "address", "mutual_address", "count"}
+)
+"""The allow-list: a field that is not on it is dropped before it is written."""
+
+
+def _only_allowed(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return {name: value for name, value in event.items() if name in FIELDS}
+
+
+def configure_logs(level: int = logging.INFO) -> None:
+    """Set up logging for a server process."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _only_allowed,
+            structlog.processors.JSONRenderer(sort_keys=True),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()

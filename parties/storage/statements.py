@@ -1,0 +1,150 @@
+"""One declared table as the database has it: statements built once, rows to parameters and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from parties.storage.schema import column_types, searchable
+from parties.storage.sealing import Sealer
+from protocol.errors import StorageFault
+from protocol.rows import Key, Read, Table, Value, Where
+
+Change = tuple[Any, Any]
+"""A row before (or None) and after (or None)."""
+
+
+class StoredTable:
+    """Reads and writes rows of one table, a batch at a time."""
+
+    def __init__(self, table: Table[Any], metadata: sa.MetaData, sealer: Sealer) -> None:
+        self._table = table
+        self._stored = metadata.tables[table.name]
+        self._sealer = sealer
+        self._types = column_types(table)
+        self._searchable = searchable(table)
+        self._all = sa.select(self._stored).order_by(*self._keys())
+        self._selects: dict[tuple[tuple[str, ...], bool, bool], sa.Select[Any]] = {}
+        self._insert = sa.insert(self._stored)
+        self._delete = sa.delete(self._stored).where(*self._is_key())
+        self._update = (
+            sa.update(self._stored)
+            .where(*self._is_key())
+            .values({name: sa.bindparam(f"new_{name}") for name in self._types if name not in table.key})
+        )
+        self._expired = self._oldest()
+
+    def load(self, connection: sa.Connection, reads: Sequence[Read], *, lock: bool) -> list[Any]:
+        """What `reads` ask for, by one SELECT; no other writer changes them if `lock`. Raises: StorageFault."""
+        keys = {read.values for read in reads if isinstance(read, Key)}
+        wanted: dict[str, set[Value]] = {}
+        for read in reads:
+            if isinstance(read, Where):
+                wanted.setdefault(read.column, set()).add(read.value)
+        parameters: dict[str, Any] = {f"in_{name}": list(values) for name, values in wanted.items()}
+        if keys:
+            parameters["keys"] = list(keys)
+            parameters |= {f"key_{i}": list(set(values)) for i, values in enumerate(zip(*keys, strict=True))}
+        statement = self._select(tuple(sorted(wanted)), by_key=bool(keys), lock=lock)
+        return [self._row(values) for values in connection.execute(statement, parameters)]
+
+    def load_all(self, connection: sa.Connection) -> list[Any]:
+        """Every row, in the order of the keys. Raises: StorageFault."""
+        return [self._row(values) for values in connection.execute(self._all)]
+
+    def write(self, connection: sa.Connection, changes: Sequence[Change]) -> None:
+        """Make `changes`, sorted by key, with one statement of each kind.
+
+        Deletions come first and insertions last, and a row whose unique columns change goes out and comes in again:
+        so values may pass from row to row within one transaction without two rows holding one in between.
+        """
+        gone, changed, new = [], [], []
+        for before, after in changes:
+            if before is not None and after is not None and self._unique(before) == self._unique(after):
+                changed.append({**self._key_parameters(after), **self._new_parameters(after)})
+                continue
+            if before is not None:
+                gone.append(self._key_parameters(before))
+            if after is not None:
+                new.append(self._parameters(after))
+        for statement, parameters in ((self._delete, gone), (self._update, changed), (self._insert, new)):
+            if parameters:
+                connection.execute(statement, parameters)
+
+    def sweep(self, connection: sa.Connection, *, now_s: int, limit: int) -> int:
+        """Delete at most `limit` rows past their expiry, the oldest first; how many."""
+        if self._expired is None:
+            return 0
+        keys = connection.execute(self._expired, {"now_s": now_s, "limit": limit}).mappings().all()
+        if keys:
+            connection.execute(self._delete, [dict(key) for key in keys])
+        return len(keys)
+
+    def _row(self, values: Sequence[Any]) -> Any:
+        cells = dict(zip(self._types, values, strict=True))
+        key = tuple(cells[column] for column in self._table.key)
+        for column in self._table.sealed:
+            cells[column] = self._sealer.unseal(cells[column], table=self._table.name, column=column, key=key)
+        for column, kind in self._types.items():
+            if type(cells[column]) is not kind:
+                raise StorageFault(f"{self._table.name}.{column} holds another type than {kind.__name__}: damaged")
+        return self._table.row(**cells)
+
+    def _parameters(self, row: Any) -> dict[str, Value]:
+        cells: dict[str, Value] = {column: getattr(row, column) for column in self._types}
+        key = self._table.key_of(row)
+        for column in self._table.sealed:
+            cells[column] = self._sealer.seal(cells[column], table=self._table.name, column=column, key=key)
+        return cells
+
+    def _new_parameters(self, row: Any) -> dict[str, Value]:
+        cells = self._parameters(row)
+        return {f"new_{column}": value for column, value in cells.items() if column not in self._table.key}
+
+    def _key_parameters(self, row: Any) -> dict[str, Value]:
+        return {f"key_{column}": value for column, value in zip(self._table.key, self._table.key_of(row), strict=True)}
+
+    def _unique(self, row: Any) -> list[Value]:
+        return [getattr(row, column) for columns in self._table.unique for column in columns]
+
+    def _keys(self) -> list[sa.Column[Any]]:
+        return [self._stored.c[column] for column in self._table.key]
+
+    def _is_key(self) -> list[sa.ColumnElement[bool]]:
+        return [column == sa.bindparam(f"key_{column.name}") for column in self._keys()]
+
+    def _select(self, names: tuple[str, ...], *, by_key: bool, lock: bool) -> sa.Select[Any]:
+        form = (names, by_key, lock)
+        if form not in self._selects:
+            ways = [self._in_column(name) for name in names] + ([self._in_keys()] if by_key else [])
+            statement = self._all.where(sa.or_(*ways))
+            # SQLite leaves FOR UPDATE out: there the transaction holds the one lock.
+            self._selects[form] = statement.with_for_update() if lock else statement
+        return self._selects[form]
+
+    def _in_column(self, name: str) -> sa.ColumnElement[bool]:
+        if name not in self._searchable:
+            raise TypeError(f"{self._table.name}.{name} has no index: it can't be looked up")
+        return self._stored.c[name].in_(_list(f"in_{name}"))
+
+    def _in_keys(self) -> sa.ColumnElement[bool]:
+        keys = self._keys()
+        columns = [column.in_(_list(f"key_{i}")) for i, column in enumerate(keys)]
+        if len(keys) == 1:
+            return columns[0]
+        # SQLite scans the whole table for a row value in a list; by column it uses the index, and then compares rows.
+        return sa.and_(*columns, sa.tuple_(*keys).in_(_list("keys")))
+
+    def _oldest(self) -> sa.Select[Any] | None:
+        if self._table.expires is None:
+            return None
+        expiry, keys = self._stored.c[self._table.expires], self._keys()
+        named = [column.label(f"key_{column.name}") for column in keys]
+        past = sa.select(*named).where(expiry < sa.bindparam("now_s"))
+        return past.order_by(expiry, *keys).limit(sa.bindparam("limit"))
+
+
+def _list(name: str) -> sa.BindParameter[Any]:
+    return sa.bindparam(name, expanding=True)

@@ -1,0 +1,167 @@
+"""`protocol.rows.Store` over a database: what `MemoryStore` does, kept.
+
+The units of a batch are decided in order over one overlay of the rows they declared; each sees its own rows only, with
+the changes of the units before it. So a batch gives what the same units give one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from parties.storage.database import Database, fault_of, faults, open_database
+from parties.storage.migrations import check_version
+from parties.storage.roles import TABLES
+from parties.storage.schema import metadata_for
+from parties.storage.sealing import Sealer
+from parties.storage.statements import Change, StoredTable
+from parties.storage.writer import MAX_BATCH, MAX_WAITING, GroupWriter, Outcome
+from protocol.rows import Conflict, Decision, Overlay, Read, Rows, Table, Unit
+
+SWEEP_ROWS: Final = 1000
+"""Rows of a table that one transaction deletes at most, so that sweeping never holds up the units for long."""
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A task: delete some of the rows past their expiry."""
+
+    now_s: int
+
+
+Task: TypeAlias = Unit | Sweep
+
+
+class DatabaseStore:
+    """The rows of one party. Any thread may call; one thread writes.
+
+    `read` and `scan` raise StorageFault when the database can't be read, or a sealed value does not open, and
+    Overloaded when no connection comes free.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        tables: Iterable[Table[Any]],
+        sealer: Sealer,
+        *,
+        max_batch: int = MAX_BATCH,
+        waiting: int = MAX_WAITING,
+        sweep_rows: int = SWEEP_ROWS,
+    ) -> None:
+        tables = tuple(tables)
+        metadata = metadata_for(tables)
+        self._database = database
+        self._sweep_rows = sweep_rows
+        self._tables = {table.name: StoredTable(table, metadata, sealer) for table in tables}
+        self._declared = {table.name: table for table in tables}
+        self._writer: GroupWriter[Task] = GroupWriter(self._transact, max_batch=max_batch, waiting=waiting)
+
+    def read(self, *reads: Read) -> Rows:
+        """A consistent view of these rows, not locked: all are of one committed state."""
+        overlay = Overlay()
+        with faults(), self._database.readers.begin() as connection:
+            self._load(connection, overlay, reads, lock=False)
+        return overlay.view(reads)
+
+    def scan(self, table: Table[R]) -> tuple[R, ...]:
+        """Every row of a (short) table, in the order of its keys."""
+        with faults(), self._database.readers.begin() as connection:
+            return tuple(self._tables[table.name].load_all(connection))
+
+    def submit(self, unit: Unit) -> Future[Decision]:
+        """Queue `unit`; units are decided in the order of their submission. Raises: Overloaded, StorageFault."""
+        return self._writer.submit(unit)
+
+    def apply(self, unit: Unit) -> Decision:
+        """Decide and commit.
+
+        Raises: what `decide` raises, Conflict if a row is not as the unit saw it, StorageFault if the database can't
+        be written, Overloaded if too many units wait. Nothing has changed then.
+        """
+        return self.submit(unit).result()
+
+    def sweep(self, now_s: int) -> int:
+        """Delete rows whose expiry is before `now_s` (Unix seconds); how many. Raises: as `apply`."""
+        total = 0
+        while gone := self._writer.submit(Sweep(now_s)).result():
+            total += gone
+        return total
+
+    def close(self) -> None:
+        """Commit and answer the units that wait, take no more, and close the database."""
+        self._writer.close()
+        self._database.close()
+
+    def _transact(self, tasks: Sequence[Task]) -> list[Outcome]:
+        """One transaction. Raises: Conflict, StorageFault, anything a statement raises; then nothing was committed."""
+        try:
+            with ExitStack() as transaction:
+                try:
+                    connection = transaction.enter_context(self._database.writer.begin())
+                except SQLAlchemyError as exc:  # no task's fault: to try them one by one would wait as often
+                    return [fault_of(exc) for _ in tasks]
+                return self._carry_out(connection, tasks)
+        except IntegrityError as exc:
+            raise Conflict("a row that was not read holds this key or unique value") from exc
+        except SQLAlchemyError as exc:
+            raise fault_of(exc) from exc
+
+    def _carry_out(self, connection: sa.Connection, tasks: Sequence[Task]) -> list[Outcome]:
+        overlay = Overlay()
+        reads = [read for task in tasks if isinstance(task, Unit) for read in task.reads]
+        self._load(connection, overlay, reads, lock=True)
+        outcomes = [_decide(overlay, task) if isinstance(task, Unit) else None for task in tasks]
+        self._write(connection, overlay)
+        return [
+            self._sweep(connection, task) if isinstance(task, Sweep) else outcome
+            for task, outcome in zip(tasks, outcomes, strict=True)
+        ]
+
+    def _load(self, connection: sa.Connection, overlay: Overlay, reads: Iterable[Read], *, lock: bool) -> None:
+        by_table: dict[str, list[Read]] = {}
+        for read in reads:
+            by_table.setdefault(read.table.name, []).append(read)
+        for name, of_table in sorted(by_table.items()):
+            overlay.load(self._declared[name], self._tables[name].load(connection, of_table, lock=lock))
+
+    def _write(self, connection: sa.Connection, overlay: Overlay) -> None:
+        by_table: dict[str, list[Change]] = {}
+        for name, _, before, after in overlay.changes():
+            by_table.setdefault(name, []).append((before, after))
+        for name, changes in by_table.items():
+            self._tables[name].write(connection, changes)
+
+    def _sweep(self, connection: sa.Connection, task: Sweep) -> int:
+        return sum(table.sweep(connection, now_s=task.now_s, limit=self._sweep_rows) for table in self._tables.values())
+
+
+def open_store(url: str, role: str, data_key: bytes) -> DatabaseStore:
+    """The store of the party with this role.
+
+    Raises: SettingsInvalid if the URL is not understood, StorageFault if the database is missing or of another version.
+    """
+    check_version(url, role)
+    return DatabaseStore(open_database(url), TABLES[role], Sealer(data_key))
+
+
+def _decide(overlay: Overlay, unit: Unit) -> Outcome:
+    """The unit's decision, its writes made in `overlay`; or its exception, nothing changed.
+
+    An exception waits for COMMIT like an answer: the unit may have been refused for what its neighbors wrote.
+    """
+    view = overlay.view(unit.reads)
+    try:
+        decision = unit.decide(view)
+        view.write(decision.writes)  # a change to a row that the unit did not declare must not hang on its neighbors
+        overlay.write(decision.writes)
+    except Exception as exc:  # noqa: BLE001 - a unit's own fault, whatever it is, must not stop its neighbors
+        return exc
+    return decision

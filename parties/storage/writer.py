@@ -1,0 +1,98 @@
+"""Group commit: one thread takes what is waiting, carries it out in one transaction, and only then answers.
+
+The cost of a COMMIT, waiting for the disk, is shared by the tasks that came in while the last one was under way; a task
+that comes alone doesn't wait for others.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+from protocol.errors import Overloaded, StorageFault
+
+MAX_BATCH: Final = 32
+MAX_WAITING: Final = 1024
+
+T = TypeVar("T")
+Outcome: TypeAlias = Any
+"""A task's result, or the exception that it is to raise."""
+
+
+class GroupWriter(Generic[T]):
+    """Hands batches of tasks to `transact`, which commits them all or raises and has changed nothing."""
+
+    def __init__(
+        self,
+        transact: Callable[[Sequence[T]], list[Outcome]],
+        *,
+        max_batch: int = MAX_BATCH,
+        waiting: int = MAX_WAITING,
+    ) -> None:
+        self._transact = transact
+        self._max_batch = max_batch
+        self._queue: queue.Queue[tuple[T, Future[Any]] | None] = queue.Queue(maxsize=waiting)
+        self._submitting = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="storage-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, task: T) -> Future[Any]:
+        """Queue `task`; the future is resolved after COMMIT. Raises: Overloaded if the queue is full, StorageFault."""
+        future: Future[Any] = Future()
+        with self._submitting:
+            if self._closed:
+                raise StorageFault("the store is closed")
+            try:
+                self._queue.put_nowait((task, future))
+            except queue.Full as exc:
+                raise Overloaded("the writer's queue is full") from exc
+        return future
+
+    def close(self) -> None:
+        """Take no more tasks, finish those that wait, and return when the last is answered."""
+        with self._submitting:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)  # behind every task, since nothing is submitted after it
+        self._thread.join()
+
+    def _run(self) -> None:
+        more = True
+        while more:
+            batch, more = self._take()
+            if batch:
+                self._carry_out(batch)
+
+    def _take(self) -> tuple[list[tuple[T, Future[Any]]], bool]:
+        """What is waiting, at least one task and at most a batch; False when the writer was closed behind it."""
+        batch: list[tuple[T, Future[Any]]] = []
+        item = self._queue.get()
+        while item is not None:
+            batch.append(item)
+            if len(batch) == self._max_batch:
+                return batch, True
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return batch, True
+        return batch, False
+
+    def _carry_out(self, batch: Sequence[tuple[T, Future[Any]]]) -> None:
+        try:
+            outcomes = self._transact([task for task, _ in batch])
+        except Exception as exc:  # noqa: BLE001 - whatever it was, it is its own task's fault and no other's
+            if len(batch) == 1:
+                batch[0][1].set_exception(exc)
+                return
+            for one in batch:
+                self._carry_out([one])
+            return
+        for (_, future), outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)

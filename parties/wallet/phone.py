@@ -1,0 +1,106 @@
+"""The phone as its software sees it: the wallet key, the way to the SE, to banks, and — nameless — to the TSM."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from parties.channels import Channels, TlsIdentity
+from parties.directory import CA_FILE, FileDirectory, certificate_file
+from parties.keystore import Keystore
+from parties.settings import load_settings
+from parties.storage.sealing import KEY_BYTES
+from parties.system import SystemClock, SystemEntropy
+from parties.wallet.journal import Journal, drive
+from protocol import codec
+from protocol.crypto import PrivateKey
+from protocol.envelope import Wire
+from protocol.errors import ProtocolError, Unavailable
+from protocol.pki import Use
+from protocol.roles.wallet import Flow, Wallet
+from protocol.types import Role
+
+T = TypeVar("T")
+
+
+class PhoneChannels:
+    """Banks and the SE ask for the phone's certificate; TSM and software provider must never see one (design §3)."""
+
+    def __init__(self, named: Channels, nameless: Channels, knows_me: Callable[[str], bool]) -> None:
+        self._named = named
+        self._nameless = nameless
+        self._knows_me = knows_me
+
+    def call(self, peer: str, rpc: str, request: Wire) -> Wire:
+        """Raises: as `Channels.call`."""
+        channels = self._named if self._knows_me(peer) else self._nameless
+        return channels.call(peer, rpc, request)
+
+    def close(self) -> None:
+        """Close both sets."""
+        self._named.close()
+        self._nameless.close()
+
+
+class PhoneSession:
+    """One run of the phone's software: wallet, channels and journal. Close it after use."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is the wallet's, with `settings.toml`. Raises: SettingsInvalid, KeystoreLocked, StorageFault."""
+        self.settings = load_settings(folder / "settings.toml", Role.PHONE)
+        clock, entropy = SystemClock(), SystemEntropy()
+        keystore = Keystore.open(self.settings.keystore, self.settings.passphrase())
+        directory = FileDirectory(self.settings.pki, clock)
+        name = self.settings.name
+        element = directory.read(certificate_file(self.settings.pki, Role.SE, name, Use.SIGN), Use.SIGN)
+        self.wallet = Wallet(
+            secure_element=name, secure_element_key=element.key,
+            key=PrivateKey.from_bytes(keystore.entry("sign")), directory=directory, clock=clock, entropy=entropy,
+        )  # fmt: skip
+        self.channels = self._channels(keystore, directory)
+        self.journal = Journal(folder / "journal.db", keystore.blind("journal", b"")[:KEY_BYTES])
+
+    def _channels(self, keystore: Keystore, directory: FileDirectory) -> PhoneChannels:
+        settings = self.settings
+        root = (settings.pki / CA_FILE).read_bytes()
+        path = certificate_file(settings.pki, Role.PHONE, settings.name, Use.TLS)
+        certificate = x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.PEM)
+        key = PrivateKey.from_bytes(keystore.entry("tls")).native()
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        named = Channels(settings.peers, TlsIdentity(root=root, certificate=certificate, key=pem))
+        nameless = Channels(settings.peers, TlsIdentity(root=root))
+
+        def knows_me(peer: str) -> bool:
+            return peer == settings.name or directory.named(peer, Use.SIGN).role is Role.BANK
+
+        return PhoneChannels(named, nameless, knows_me)
+
+    def run(self, kind: str, flow: Flow[T], *arguments: str | int) -> T:
+        """Run a flow, or take up the one of this kind and these arguments that was cut off.
+
+        Raises: the refusal that ended it, or Unavailable, after which it can be taken up again.
+        """
+        digest = hashlib.sha256(codec.encode([kind, *arguments])).hexdigest()[:16]
+        return drive(flow, f"{kind}/{digest}", self.journal, self.channels, secure_element=self.wallet.secure_element)
+
+    def close(self) -> None:
+        """Close channels and journal."""
+        self.channels.close()
+        self.journal.close()
+
+    def __enter__(self) -> PhoneSession:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+
+def in_one_line(error: ProtocolError) -> str:
+    """A refusal as a person reads it: its code, and what to do."""
+    again = " Run the same command again: it goes on where it was." if isinstance(error, Unavailable) else ""
+    return f"{error.code}: {error}.{again}"
