@@ -57,6 +57,8 @@ class Channels:
             reply: Envelope = call(Envelope(cose=request.cose, session=request.session), timeout=self._deadline_s)
         except grpc.RpcError as exc:
             raise refusal_of(exc) from exc
+        except ValueError as exc:  # so gRPC says that the channel is closed
+            raise Unavailable("this party is stopping") from exc
         return Wire(cose=reply.cose, session=reply.session)
 
     def close(self) -> None:

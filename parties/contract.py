@@ -42,20 +42,20 @@ _ATTESTATION_OBJECTS: Final = """\
 
 ; S_B: the bank's reference values, SIGN(SK_B, Quote) of the paper. In reference-reply. INIT-5
 reference-values = {
-  software_id: tstr .regexp "[a-z0-9][a-z0-9.-]{0,63}",
-  version: tstr .regexp "[0-9A-Za-z][0-9A-Za-z.+-]{0,31}",
-  digest: bstr .size 32,                    ; SHA-256 of the package
-  size: 1..67108864,
-  platform: bstr,                           ; the platform's Measurement List, ASCII lines of IMA's template ima-ng
-  pcr10: bstr .size 32,                     ; PCR 10 after the platform and this package
+  "software_id": tstr .regexp "[a-z0-9][a-z0-9.-]{0,63}",
+  "version": tstr .regexp "[0-9A-Za-z][0-9A-Za-z.+-]{0,31}",
+  "digest": bstr .size 32,  ; SHA-256 of the package
+  "size": 1..67108864,
+  "platform": bstr,  ; the platform's Measurement List, ASCII lines of IMA's template ima-ng
+  "pcr10": bstr .size 32,  ; PCR 10 after the platform and this package
 }
 
 ; S_SP: the software provider's release. In release-package. ATT-D0
 release = {
-  software_id: tstr .regexp "[a-z0-9][a-z0-9.-]{0,63}",
-  version: tstr .regexp "[0-9A-Za-z][0-9A-Za-z.+-]{0,31}",
-  digest: bstr .size 32,
-  size: 1..67108864,
+  "software_id": tstr .regexp "[a-z0-9][a-z0-9.-]{0,63}",
+  "version": tstr .regexp "[0-9A-Za-z][0-9A-Za-z.+-]{0,31}",
+  "digest": bstr .size 32,
+  "size": 1..67108864,
 }
 """
 
@@ -80,10 +80,10 @@ def nested_records(roots: Iterable[type[Record]]) -> list[type[Record]]:
 
 
 def cddl_rule(record: type[Record]) -> str:
-    """One rule: a map of exactly the record's fields."""
+    """One rule: a map of exactly the record's fields. Keys are quoted: some are names of the prelude (`number`)."""
     if not record.specs():
         return f"{record.NAME} = {{}}"
-    lines = [f"  {name}: {spec.cddl()}," + _bound(spec) for name, spec in record.specs().items()]
+    lines = [f'  "{name}": {spec.cddl()},' + _bound(spec) for name, spec in record.specs().items()]
     return "\n".join([f"{record.NAME} = {{", *lines, "}"])
 
 
@@ -112,7 +112,8 @@ def _object_usage(item: SignedObject) -> str:
 
 def _summary(record: type[Record]) -> str:
     lines = [line.strip() for line in (record.__doc__ or "").strip().splitlines()]
-    return " ".join(lines[: lines.index("")] if "" in lines else lines)
+    text = " ".join(lines[: lines.index("")] if "" in lines else lines)
+    return f"{text} At most {record.MAX_BYTES} bytes." if issubclass(record, Message) else text
 
 
 def _comment(lines: Iterable[str]) -> str:
@@ -282,8 +283,9 @@ def render_spec_map(data: Mapping[str, Any]) -> str:
         "",
         "## RPCs",
         "",
-        "*Session* is the envelope's field of that name in the request. *TLS* is the role of the caller's certificate;",
-        "*none* means that the step asks for no certificate, and toward the TSM a wallet must show none.",
+        "*Session* is the envelope's field of that name in the request. *TLS* is the role in the caller's certificate, which",
+        "must also bear the signer's name; *any*: the port asks for a certificate of the CA, and the step does not look at",
+        "it; *none*: no certificate is asked for, and a wallet must show the TSM none.",
         "",
         "| RPC | steps | request | session | reply | TLS | answered by | codes |",
         "|---|---|---|---|---|---|---|---|",
@@ -323,7 +325,7 @@ def _rpc_row(rpc: Rpc) -> str:
         f"`{rpc.request.NAME}` {_code(rpc.request_form)} {rpc.request_signer}",
         rpc.session or "—",
         f"`{rpc.reply.NAME}` {_code(rpc.reply_form)} {rpc.reply_signer}",
-        " or ".join(rpc.tls) or "none",
+        " or ".join(rpc.tls) or ("any" if rpc.service in contract.MUTUAL_ONLY else "none"),
         f"`{rpc.step}`",
         _codes(rpc.codes) or "—",
     )

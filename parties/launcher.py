@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from attestation.reference import Release, verify_reference_values, verify_release
 from parties.wallet.phone import PhoneSession
-from protocol.errors import REGISTRY, Internal, ProtocolError, ReleaseInvalid, StorageFault
+from protocol.errors import REGISTRY, Internal, ProtocolError, ReleaseInvalid, StorageFault, Unavailable
 from protocol.messages.se import SeDecision
 from protocol.pki import Use
 from protocol.roles.wallet import attest, enroll, fetch_reference_values, fetch_release
@@ -54,7 +54,8 @@ class Launcher:
         with self._session() as session:
             software = session.settings.option_text("software")
             flow = attest(session.wallet, bank=bank, purpose=Purpose.LAUNCH, software=software)
-            return session.run("launch", flow, bank)
+            # A quote made before the launch was cut off says nothing of the phone as it is now.
+            return session.run("launch", flow, bank, anew=True)
 
     def start(self, arguments: list[str], *, bank: str, passcode: str = "") -> dict[str, Any]:
         """Launch, then run the installed file with `arguments`; what it printed.
@@ -63,7 +64,7 @@ class Launcher:
         """
         decision = self.launch(bank=bank)
         if not decision.allowed:
-            raise REGISTRY[decision.reason]("the app may not run")
+            raise refusal_for(decision.reason, "the app may not run")
         return self.run_app(arguments, passcode=passcode)
 
     def run_app(self, arguments: list[str], *, passcode: str = "") -> dict[str, Any]:
@@ -71,16 +72,13 @@ class Launcher:
         with self._session() as session:
             application = session.settings.option_path("application")
         command = [sys.executable, "-I", str(application), "--phone", str(self.folder / "wallet"), *arguments]
-        done = subprocess.run(  # noqa: S603  # the file that was measured, with our interpreter
-            command, input=f"{passcode}\n", capture_output=True, text=True, timeout=APP_DEADLINE_S, check=False
-        )
         try:
-            answer: dict[str, Any] = json.loads(done.stdout)
-        except json.JSONDecodeError as exc:
-            raise Internal(f"the app ended with status {done.returncode} and no answer") from exc
-        if "error" in answer:
-            raise REGISTRY[answer["error"]](answer["detail"])
-        return answer
+            done = subprocess.run(  # noqa: S603  # the file that was measured, with our interpreter
+                command, input=f"{passcode}\n".encode(), capture_output=True, timeout=APP_DEADLINE_S, check=False
+            )
+        except subprocess.TimeoutExpired as exc:
+            raise Unavailable(f"the app gave no answer within {APP_DEADLINE_S} s") from exc
+        return _answer(done.stdout, done.returncode)
 
     def _session(self) -> PhoneSession:
         return PhoneSession(self.folder / "wallet")
@@ -107,9 +105,27 @@ class Launcher:
 
     def _attest(self, session: PhoneSession, bank: str, purpose: Purpose, software: str) -> None:
         flow = attest(session.wallet, bank=bank, purpose=purpose, software=software)
-        decision = session.run(purpose.value, flow, bank)
+        decision = session.run(purpose.value, flow, bank, anew=True)
         if not decision.allowed:
-            raise REGISTRY[decision.reason](f"the bank refused: {purpose}")
+            raise refusal_for(decision.reason, f"the bank refused: {purpose}")
+
+
+def _answer(output: bytes, status: int) -> dict[str, Any]:
+    """What the app printed, which is believed to be an answer no more than the app is. Raises: the app's refusal."""
+    try:
+        answer = json.loads(output)
+    except ValueError as exc:
+        raise Internal(f"the app ended with status {status} and no answer") from exc
+    if not isinstance(answer, dict):
+        raise Internal(f"the app ended with status {status} and no answer")
+    if "error" in answer:
+        raise refusal_for(str(answer["error"]), str(answer.get("detail", "")))
+    return answer
+
+
+def refusal_for(code: str, detail: str) -> ProtocolError:
+    """The typed refusal of this code, which came from outside."""
+    return REGISTRY[code](detail) if code in REGISTRY else Internal(f"refused for an unknown reason: {detail}")
 
 
 def _place(path: Path, package: bytes) -> None:

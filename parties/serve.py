@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -20,13 +21,14 @@ from parties.settings import Settings, load_settings
 from parties.storage.roles import TABLES
 from protocol.engine import OUTBOX, Engine
 from protocol.envelope import Wire
-from protocol.errors import ProtocolError, SettingsInvalid
+from protocol.errors import Internal, ProtocolError, SettingsInvalid
 from protocol.roles.merchant import Shop, begin_sign_on, finish_sign_on
 from protocol.rows import MemoryStore, Store
 from protocol.types import Role
 
 RESUME_EVERY_S: Final = 2.0
 SWEEP_EVERY_S: Final = 60.0
+STOP_S: Final = 2.0
 
 
 class Housekeeping:
@@ -45,10 +47,11 @@ class Housekeeping:
             thread.start()
 
     def stop(self) -> None:
-        """Stop, and wait for what runs."""
+        """Stop, and wait for what runs, but not for a peer that keeps silent: its question is asked again later."""
         self._stop.set()
+        until_s = time.monotonic() + STOP_S
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, until_s - time.monotonic()))
 
     def _repeat(self, every_s: float, task: Callable[[], None]) -> None:
         while not self._stop.is_set():
@@ -56,6 +59,8 @@ class Housekeeping:
                 task()
             except ProtocolError as refusal:
                 log.warning("housekeeping", code=refusal.code)
+            except Exception as fault:  # noqa: BLE001  # one fault must not end the task for good
+                log.error("housekeeping", code=Internal.code, kind=type(fault).__name__)
             self._stop.wait(every_s)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from protocol.errors import SettingsInvalid
 from protocol.types import Role
 
 PASSPHRASE_VARIABLE: Final = "TAPVEIL_PASSPHRASE"  # noqa: S105  # a name, not a secret
+MAX_PORT: Final = 65535
 _TEXT: Final = ("role", "name", "listen", "mutual_listen", "database", "pki", "keystore", "passphrase_file", "capture")
 
 
@@ -43,7 +45,7 @@ class Settings:
         """From the environment or the file. Raises: SettingsInvalid."""
         given = os.environ.get(PASSPHRASE_VARIABLE)
         if given is not None:
-            return given.encode()
+            return os.fsencode(given)
         if self.passphrase_file is None:
             raise SettingsInvalid(f"no passphrase: set {PASSPHRASE_VARIABLE} or passphrase_file in {self.path}")
         try:
@@ -119,7 +121,7 @@ def _role(path: Path, value: str) -> Role:
 
 def _check_address(path: Path, setting: str, address: str) -> None:
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > MAX_PORT:
         raise SettingsInvalid(f"{path}: {setting} must be HOST:PORT, not {address!r}")
 
 

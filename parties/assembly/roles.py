@@ -18,7 +18,7 @@ from parties.emv_files import read_issuer
 from protocol.card.profile import CardProfile
 from protocol.crypto import PrivateKey
 from protocol.engine import Step
-from protocol.errors import ProtocolError, SettingsInvalid
+from protocol.errors import EvidenceMalformed, ProtocolError, SettingsInvalid
 from protocol.pki import Issuer, Use
 from protocol.roles.bank import bank_steps
 from protocol.roles.bank.party import Bank, BankPolicy
@@ -38,7 +38,7 @@ def build_bank(opened: Opened) -> Bank:
     """Keys, intermediate CA, reference platform and values. Raises: SettingsInvalid."""
     settings = opened.settings
     keys = opened.keys
-    platform = MeasurementList.from_bytes(_read(settings.option_path("platform_list")))
+    platform = _platform(settings.option_path("platform_list"))
     issuer_file = certificate_file(settings.pki, Role.BANK, settings.name, Use.ISSUE)
     appraiser = BankAppraiser(
         bank=settings.name, manufacturer=read_certificate(settings.pki / MANUFACTURER_FILE), platform=platform,
@@ -48,6 +48,13 @@ def build_bank(opened: Opened) -> Bank:
         keys=keys, issuer=Issuer(key=opened.key(Use.ISSUE), certificate=read_certificate(issuer_file)),
         directory=opened.directory, appraiser=appraiser, secrets=KeystoreSecrets(opened.keystore), policy=BankPolicy(),
     )  # fmt: skip
+
+
+def _platform(path: Path) -> MeasurementList:
+    try:
+        return MeasurementList.from_bytes(_read(path))
+    except EvidenceMalformed as exc:
+        raise SettingsInvalid(f"{path} is not a measurement list: put the right file there") from exc
 
 
 def _references(folder: Path, opened: Opened) -> dict[str, ReferenceValues]:
@@ -75,7 +82,10 @@ def build_tsm(opened: Opened) -> Tsm:
     """Keys, cookie key and EMV issuer. Raises: SettingsInvalid."""
     settings = opened.settings
     today = datetime.datetime.fromtimestamp(opened.clock.now_s(), tz=datetime.UTC).date()
-    policy = TsmPolicy(uses=int(settings.options.get("card_uses", TsmPolicy().uses)))
+    uses = settings.options.get("card_uses", TsmPolicy().uses)
+    if type(uses) is not int or uses < 1:
+        raise SettingsInvalid(f"{settings.path}: [options] card_uses must be a whole number from 1")
+    policy = TsmPolicy(uses=uses)
     issuer = EmvIssuer(
         issuer=read_issuer(settings.option_path("emv"), opened.keystore.entry("emv-issuer"), today=today),
         master_key=opened.keystore.entry("emv-master"), profile=CardProfile(), uses=policy.uses,

@@ -55,5 +55,7 @@ def read_passcode(path: Path | None, *, confirm: bool) -> str:
             return path.read_text().strip()
         except OSError as exc:
             raise SettingsInvalid(f"passcode file {path} can't be read: {exc.strerror}") from exc
+        except UnicodeDecodeError as exc:
+            raise SettingsInvalid(f"passcode file {path} is not a text: write the passcode into it") from exc
     answer: str = click.prompt("Passcode", hide_input=True, confirmation_prompt=confirm, err=True)
     return answer

@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 
 from parties.cli.bank import bank
+from parties.cli.conformance import conformance
+from parties.cli.demo import demo, run
 from parties.cli.output import json_option, one_line_errors, show
 from parties.cli.wallet import wallet
 from protocol.types import Role
@@ -54,5 +56,8 @@ def serve(role: str, settings: Path) -> None:
     run(settings, Role(role))
 
 
+main.add_command(demo)
+main.add_command(run)
 main.add_command(bank)
+main.add_command(conformance)
 main.add_command(wallet)

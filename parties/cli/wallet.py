@@ -62,11 +62,11 @@ def install(folder: Path, bank: str, provider: str, as_json: bool) -> None:
 @one_line_errors
 def launch(folder: Path, bank: str, as_json: bool) -> None:
     """ATT-L1 … L6: may the app run? Exit status 1 with the typed reason if not."""
-    from protocol.errors import REGISTRY
+    from parties.launcher import refusal_for
 
     decision = _launcher(folder).launch(bank=bank)
     if not decision.allowed:
-        raise REGISTRY[decision.reason]("the app may not run")
+        raise refusal_for(decision.reason, "the app may not run")
     show({"allowed": True, "passes": decision.passes}, as_json=as_json)
 
 

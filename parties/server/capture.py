@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Final
 
 from protocol import codec
 from protocol.envelope import Wire
+from protocol.errors import SettingsInvalid
 
 MAX_RECORD_BYTES: Final = 16 * 1024 * 1024
 _LENGTH_BYTES: Final = 4
@@ -45,12 +47,21 @@ class Captured:
         )  # fmt: skip
 
 
+def _private(path: str, flags: int) -> int:
+    """A capture links what a log must not: only its owner may read it."""
+    return os.open(path, flags, 0o600)
+
+
 class Capture:
     """An append-only file of length-prefixed records."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
+        """Raises: SettingsInvalid."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "ab", opener=_private)  # noqa: SIM115  # Path.open takes no opener
+        except OSError as exc:
+            raise SettingsInvalid(f"capture {path} can't be written: {exc.strerror}") from exc
         self._lock = threading.Lock()
 
     def add(self, captured: Captured) -> None:

@@ -18,8 +18,16 @@ def _only_allowed(_logger: Any, _method: str, event: structlog.typing.EventDict)
     return {name: value for name, value in event.items() if name in FIELDS}
 
 
+class _Libraries(logging.Handler):
+    """What libraries log: that they did, and which. Their texts and tracebacks may hold what a log must not."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.warning("library", kind=record.name)
+
+
 def configure_logs(level: int = logging.INFO) -> None:
     """Set up logging for a server process."""
+    logging.basicConfig(handlers=[_Libraries()], level=logging.WARNING, force=True)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

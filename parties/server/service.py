@@ -16,6 +16,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from parties.channels import CODE_KEY
+from parties.rpc import (  # noqa: F401  # reflection finds the services of what was imported
+    bank_pb2,
+    merchant_pb2,
+    secure_element_pb2,
+    software_provider_pb2,
+    tsm_pb2,
+)
 from parties.rpc.common_pb2 import Envelope
 from parties.server.capture import Capture, Captured
 from parties.server.inflight import InFlight
@@ -29,6 +36,8 @@ THREADS: Final = 64
 MAX_CONCURRENT: Final = 256
 MAX_REQUEST_BYTES: Final = 512 * 1024
 DRAIN_S: Final = 10.0
+CA_UNIT: Final = "ca"
+"""Organizational unit in the CA's own name (`protocol.pki.create_root`)."""
 _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # two servers would otherwise share a port silently
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
@@ -49,14 +58,18 @@ class ServerTls:
 
 
 def peer_of(context: grpc.ServicerContext) -> Peer | None:
-    """Role and name in the client's certificate, which TLS verified against the CA; None without one."""
+    """Role and name in the client's certificate, which TLS verified against the CA; None without one of the CA."""
     shown: Any = context.auth_context().get("x509_pem_cert", ())
     certificates: list[bytes] = list(shown)
     if not certificates:
         return None
-    subject = x509.load_pem_x509_certificate(certificates[0]).subject
-    role = subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
-    name = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    certificate = x509.load_pem_x509_certificate(certificates[0])
+    issuer = certificate.issuer.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+    role = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+    name = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    # Banks are intermediate CAs, for users only: TLS would also take a "tsm-1" that a bank certified.
+    if [unit.value for unit in issuer] != [CA_UNIT]:
+        return None
     if len(role) != 1 or len(name) != 1 or role[0].value not in set(Role):
         return None
     return Peer(role=Role(str(role[0].value)), name=str(name[0].value))

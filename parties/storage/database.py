@@ -22,9 +22,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from protocol.errors import Overloaded, SettingsInvalid, StorageFault
 
 READERS: Final = 8
-LOCK_WAIT_S: Final = 10.0
-"""How long to wait while another process, an operator's command say, writes to the same database."""
-POOL_WAIT_S: Final = 10.0
+WAIT_S: Final = 10.0
+"""How long to wait while another program writes to the same database, and for a connection to come free."""
 _MENDS: Final = {
     "SQLITE_FULL": "the disk is full: make room, nothing acknowledged was lost",
     "SQLITE_READONLY": "the database file is read-only: give this user the right to write to it and to its directory",
@@ -50,14 +49,14 @@ class Database:
         self.writer.dispose()
 
 
-def open_database(url: str, *, readers: int = READERS, lock_wait_s: float = LOCK_WAIT_S) -> Database:
+def open_database(url: str, *, readers: int = READERS, wait_s: float = WAIT_S) -> Database:
     """Engines on the database at `url`; nothing is read yet. Raises: SettingsInvalid, StorageFault if it's missing."""
     path = sqlite_file(url)
     if not path.is_file():
         raise StorageFault(f"there is no database {path}: run `tapveil db upgrade`")
     return Database(
-        writer=_sqlite(url, size=1, read_only=False, lock_wait_s=lock_wait_s),
-        readers=_sqlite(url, size=readers, read_only=True, lock_wait_s=lock_wait_s),
+        writer=_sqlite(url, size=1, read_only=False, wait_s=wait_s),
+        readers=_sqlite(url, size=readers, read_only=True, wait_s=wait_s),
     )
 
 
@@ -101,14 +100,14 @@ def fault_of(error: SQLAlchemyError) -> StorageFault | Overloaded:
     return StorageFault(next(mends, f"the database refused: {name}"))
 
 
-def _sqlite(url: str, *, size: int, read_only: bool, lock_wait_s: float) -> sa.Engine:
+def _sqlite(url: str, *, size: int, read_only: bool, wait_s: float) -> sa.Engine:
     engine = sa.create_engine(
         url,
         pool_size=size,
         max_overflow=0,
-        pool_timeout=POOL_WAIT_S,
+        pool_timeout=wait_s,
         hide_parameters=True,  # rows hold identities; errors must not
-        connect_args={"timeout": lock_wait_s, "check_same_thread": False},
+        connect_args={"timeout": wait_s, "check_same_thread": False},
     )
     pragmas = ["synchronous=FULL", "foreign_keys=ON", "query_only=ON" if read_only else "journal_mode=WAL"]
 

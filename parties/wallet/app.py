@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from parties.wallet.phone import PhoneSession, in_one_line
+from parties.wallet.phone import PhoneSession
 from protocol.errors import ProtocolError
 from protocol.messages.se import SeAccount, SeService, SeState
 from protocol.roles.wallet import close_service, issue_cards, open_account, register, status
@@ -75,7 +75,7 @@ def main() -> NoReturn:
         with PhoneSession(arguments.phone) as session:
             result: dict[str, Any] = dataclasses.asdict(run(session, arguments))
     except ProtocolError as refusal:
-        sys.stdout.write(json.dumps({"error": refusal.code, "detail": in_one_line(refusal)}) + "\n")
+        sys.stdout.write(json.dumps({"error": refusal.code, "detail": str(refusal)}) + "\n")
         sys.exit(1)
     sys.stdout.write(json.dumps(result) + "\n")
     sys.exit(0)

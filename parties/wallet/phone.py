@@ -20,7 +20,6 @@ from parties.wallet.journal import Journal, drive
 from protocol import codec
 from protocol.crypto import PrivateKey
 from protocol.envelope import Wire
-from protocol.errors import ProtocolError, Unavailable
 from protocol.pki import Use
 from protocol.roles.wallet import Flow, Wallet
 from protocol.types import Role
@@ -80,13 +79,15 @@ class PhoneSession:
 
         return PhoneChannels(named, nameless, knows_me)
 
-    def run(self, kind: str, flow: Flow[T], *arguments: str | int) -> T:
-        """Run a flow, or take up the one of this kind and these arguments that was cut off.
+    def run(self, kind: str, flow: Flow[T], *arguments: str | int, anew: bool = False) -> T:
+        """Run a flow, or, unless it is to begin `anew`, take up the one like it that was cut off.
 
         Raises: the refusal that ended it, or Unavailable, after which it can be taken up again.
         """
-        digest = hashlib.sha256(codec.encode([kind, *arguments])).hexdigest()[:16]
-        return drive(flow, f"{kind}/{digest}", self.journal, self.channels, secure_element=self.wallet.secure_element)
+        name = f"{kind}/{hashlib.sha256(codec.encode([kind, *arguments])).hexdigest()[:16]}"
+        if anew:
+            self.journal.forget(name)
+        return drive(flow, name, self.journal, self.channels, secure_element=self.wallet.secure_element)
 
     def close(self) -> None:
         """Close channels and journal."""
@@ -98,9 +99,3 @@ class PhoneSession:
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
-
-
-def in_one_line(error: ProtocolError) -> str:
-    """A refusal as a person reads it: its code, and what to do."""
-    again = " Run the same command again: it goes on where it was." if isinstance(error, Unavailable) else ""
-    return f"{error.code}: {error}.{again}"

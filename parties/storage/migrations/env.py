@@ -5,7 +5,6 @@ from alembic import context
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=context.config.attributes.get("metadata"),
-    transactional_ddl=True,
     render_as_batch=context.config.attributes.get("batch", False),  # SQLite alters a table by copying it
 )
 with context.begin_transaction():

@@ -1,0 +1,219 @@
+"""What must hold after each phase, read from the databases of all parties together.
+
+A finding is a sentence about what is wrong; a phase is good when it has none. The counts a scenario expects come from
+its steps; everything else is compared between the parties' own records.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from attestation.reference import verify_reference_values
+from parties.checker.keys import PartyData
+from parties.emv_files import read_issuer
+from parties.release import SOFTWARE
+from protocol import cose, envelope
+from protocol.card.chain import verify_card
+from protocol.card.oda import CaKey
+from protocol.card.rsa import PublicKey as CardPublicKey
+from protocol.codec import decode
+from protocol.commitments import commitment
+from protocol.crypto import PrivateKey, sha256
+from protocol.errors import ProtocolError
+from protocol.messages.card import EmvData
+from protocol.messages.service import Promise
+from protocol.pki import Use
+from protocol.roles.bank.tables import ANONYMOUS_ACCOUNTS, CUSTOMERS, GRANTS, LIVE_GRANTS, PHONES
+from protocol.roles.merchant import TERMINAL_KEYS
+from protocol.roles.se.tables import ACCOUNTS, OWNERS, SERVICE_KEYS, VIRTUAL_CARDS
+from protocol.roles.tsm.tables import CARDS, SERVICES, TERMINALS, TID_LIST
+from protocol.types import Role
+
+Finding = str
+EMV_FIELDS: Final = 4096
+
+
+@dataclass(frozen=True)
+class Parties:
+    """The parties' data by role."""
+
+    all: tuple[PartyData, ...]
+
+    def by(self, role: Role) -> list[PartyData]:
+        """Parties of one role."""
+        return [party for party in self.all if party.role is role]
+
+    @property
+    def tsm(self) -> PartyData:
+        """The one TSM."""
+        return self.by(Role.TSM)[0]
+
+    def rows(self, role: Role, table: Any) -> list[Any]:
+        """All rows of a table at all parties of a role."""
+        return [row for party in self.by(role) for row in party.of(table)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What the scenario's steps should leave behind."""
+
+    phones: int
+    installed: int
+    accounts: int
+    services: int
+    cards: int
+
+
+def check_init(parties: Parties, expected: Expected) -> Iterator[Finding]:
+    """INIT-1 … INIT-6: phones enrolled at their bank, terminals signed on, both sides hold the same keys."""
+    phones = parties.rows(Role.BANK, PHONES)
+    owners = [owner for owner in parties.rows(Role.SE, OWNERS) if owner.state == "ENROLLED"]
+    if len(phones) != expected.phones:
+        yield f"{len(phones)} phones are enrolled, {expected.phones} expected"
+    keys = {phone.user: phone.pk_u for phone in phones}
+    for owner in owners:
+        if keys.get(owner.user) != PrivateKey.from_bytes(owner.sk_u).public.encoded:
+            yield "a phone holds another PK_U than its bank"
+    customers = {customer.customer for customer in parties.rows(Role.BANK, CUSTOMERS) if customer.state == "ENROLLED"}
+    if {phone.user for phone in phones} != customers:
+        yield "customers and enrolled phones do not match"
+    terminals = {(row.terminal, row.terminal_key) for row in parties.tsm.of(TERMINALS)}
+    for row in parties.rows(Role.MERCHANT, TERMINAL_KEYS):
+        if (row.terminal, PrivateKey.from_bytes(row.private_key).public.encoded) not in terminals:
+            yield "a merchant's terminal is not signed on at the TSM"
+    if len(terminals) != len(parties.by(Role.MERCHANT)):
+        yield f"{len(terminals)} terminals are signed on, {len(parties.by(Role.MERCHANT))} merchants run"
+
+
+def check_att(parties: Parties, expected: Expected) -> Iterator[Finding]:
+    """ATT: the stored PCR is the reference value at bank and SE alike, and the SE is open after a good launch."""
+    installed = [phone for phone in parties.rows(Role.BANK, PHONES) if phone.state == "INSTALLED"]
+    if len(installed) != expected.installed:
+        yield f"{len(installed)} phones reported a good installation, {expected.installed} expected"
+    good = {_reference_pcr(bank) for bank in parties.by(Role.BANK)}
+    if {phone.installed_pcr for phone in installed} - good:
+        yield "a bank stored a PCR value that is not the reference value"
+    for owner in parties.rows(Role.SE, OWNERS):
+        if owner.state != "ENROLLED" or not owner.installed_pcr:
+            continue
+        if owner.installed_pcr not in good:
+            yield "an SE keeps a PCR value that is not the reference value"
+        if not owner.open:
+            yield "an SE is closed: its last launch was not good"
+
+
+def _reference_pcr(bank: PartyData) -> bytes:
+    path = bank.opened.settings.option_path("references") / f"{SOFTWARE}.cose"
+    values = verify_reference_values(
+        path.read_bytes(), bank_key=bank.opened.keys.sign.public, bank_id=bank.name,
+        now_s=bank.opened.clock.now_s(),
+    )  # fmt: skip
+    return values.pcr10
+
+
+def check_aid(parties: Parties, expected: Expected) -> Iterator[Finding]:
+    """AID: bank and SE hold the same active accounts, keys, limits; credit adds up."""
+    at_bank = {row.aid: row for row in parties.rows(Role.BANK, ANONYMOUS_ACCOUNTS) if row.state == "ACTIVE"}
+    in_se = {row.aid: row for row in parties.rows(Role.SE, ACCOUNTS) if row.state == "ACTIVE"}
+    if len(at_bank) != expected.accounts:
+        yield f"{len(at_bank)} anonymous accounts are active, {expected.accounts} expected"
+    if at_bank.keys() != in_se.keys():
+        yield "bank and SE do not hold the same accounts"
+    for aid in at_bank.keys() & in_se.keys():
+        mine, theirs = in_se[aid], at_bank[aid]
+        pk_aid = PrivateKey.from_bytes(mine.sk_aid).public.encoded
+        if (mine.k_aid, pk_aid) != (theirs.k_aid, theirs.pk_aid):
+            yield "bank and SE hold different keys of an account"
+        if (mine.expires_at_s, mine.limit_minor) != (theirs.expires_at_s, theirs.limit_minor):
+            yield "bank and SE differ on expiry or limit of an account"
+    accounts = parties.rows(Role.BANK, ANONYMOUS_ACCOUNTS)
+    for customer in parties.rows(Role.BANK, CUSTOMERS):
+        lent = sum(row.limit_minor for row in accounts if row.customer == customer.customer)
+        if lent != customer.granted_minor or lent > customer.limit_minor:
+            yield "the limits of a customer's accounts do not add up"
+
+
+def check_tid(parties: Parties, expected: Expected) -> Iterator[Finding]:
+    """TID: every live grant is one entry of TIDiList, promised by the bank, meant by the owner's SE."""
+    entries = [entry for entry in parties.tsm.of(TID_LIST) if entry.state == "ACTIVE"]
+    live = parties.rows(Role.BANK, LIVE_GRANTS)
+    if len(entries) != expected.services:
+        yield f"{len(entries)} entries of TIDiList are active, {expected.services} expected"
+    if {(entry.aid, entry.sid_digest) for entry in entries} != {(grant.aid, grant.sid_digest) for grant in live}:
+        yield "live grants at the banks are not the active entries at the TSM"
+    held = {row.tid: row for row in parties.rows(Role.SE, SERVICE_KEYS)}
+    grants = {(row.aid, row.sid_digest): row for row in parties.rows(Role.BANK, GRANTS)}
+    keys = {row.tid: row for row in parties.tsm.of(SERVICES)}
+    for entry in entries:
+        service, grant = held.get(entry.tid), grants.get((entry.aid, entry.sid_digest))
+        if service is None or service.k_tid != keys[entry.tid].k_tid:
+            yield "TSM and SE hold different keys of a service account"
+            continue
+        com = commitment(tid=entry.tid, pk_tid=entry.pk_tid, sid=entry.sid, r=service.r)
+        if grant is None or not entry.com == grant.com == com:
+            yield "the commitment at bank, TSM and SE is not one and the same"
+        yield from _check_promise(parties, entry)
+
+
+def _check_promise(parties: Parties, entry: Any) -> Iterator[Finding]:
+    key = parties.tsm.opened.directory.named(entry.bank, Use.SIGN).key
+    try:
+        sign1 = envelope.peek(Promise, entry.promise)
+        promise = Promise.from_bytes(cose.verify(sign1, key, name=Promise.NAME).payload)
+    except ProtocolError:
+        yield "an entry of TIDiList has no promise signed by its bank"
+        return
+    if (promise.aid, promise.sid, promise.limit_minor) != (entry.aid, entry.sid, entry.aid_limit_minor):
+        yield "a bank promised something else than the TSM wrote down"
+
+
+def check_card(parties: Parties, expected: Expected) -> Iterator[Finding]:
+    """CARD: SE and TSM hold the same active cards; each certificate chains to the EMV CA and names no TID."""
+    issued = {row.modulus_digest: row for row in parties.tsm.of(CARDS) if row.state == "ACTIVE"}
+    held = {row.modulus_digest: row for row in parties.rows(Role.SE, VIRTUAL_CARDS) if row.state == "ACTIVE"}
+    if len(issued) != expected.cards:
+        yield f"{len(issued)} cards are active at the TSM, {expected.cards} expected"
+    if issued.keys() != held.keys():
+        yield "TSM and SE do not hold the same cards"
+    ca = _emv_ca(parties.tsm)
+    today = datetime.datetime.fromtimestamp(parties.tsm.opened.clock.now_s(), tz=datetime.UTC).date()
+    for digest in issued.keys() & held.keys():
+        mine, theirs = held[digest], issued[digest]
+        if (mine.pan, mine.k_ac) != (theirs.pan, theirs.k_ac):
+            yield "TSM and SE hold different data of a card"
+        yield from _check_emv(mine, theirs, ca, today)
+
+
+def _emv_ca(tsm: PartyData) -> CaKey:
+    path: Path = tsm.opened.settings.option_path("emv")
+    read_issuer(path, tsm.opened.keystore.entry("emv-issuer"), today=datetime.datetime.now(tz=datetime.UTC).date())
+    plain = decode(path.read_bytes(), max_bytes=EMV_FIELDS)
+    return CaKey(rid=plain["rid"], index=plain["index"], key=CardPublicKey.from_bytes(plain["ca_modulus"]))
+
+
+def _check_emv(mine: Any, theirs: Any, ca: CaKey, today: datetime.date) -> Iterator[Finding]:
+    data = EmvData.from_bytes(mine.records)
+    records = {(record.sfi, record.number): record.data for record in data.records}
+    try:
+        card = verify_card(aid=data.application, aip=data.aip, afl=data.afl, records=records, ca_keys=[ca], today=today)
+    except ProtocolError as refusal:
+        yield f"a card's certificates do not verify: {refusal.code}"
+        return
+    if sha256(card.icc.key.to_bytes()) != mine.modulus_digest:
+        yield "a card's certificate is of another key"
+    hidden = (theirs.tid.encode(), bytes.fromhex(theirs.tid.removeprefix("t-")))
+    if any(part in mine.records for part in hidden):
+        yield "a card's records name its TID"
+
+
+CHECKS: Final[Mapping[str, Callable[[Parties, Expected], Iterator[Finding]]]] = {
+    "INIT": check_init,
+    "ATT": check_att,
+    "AID": check_aid,
+    "TID": check_tid,
+    "CARD": check_card,
+}

@@ -1,0 +1,150 @@
+"""The checker's verdict on a run, phase by phase: counted, timed, and found good or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from parties.checker.keys import key_ring, read_parties
+from parties.checker.knowledge import Knowledge, check_knowledge, what_each_knows
+from parties.checker.opening import OpenedExchange, open_exchange
+from parties.checker.phases import CHECKS, Expected, Parties
+from parties.scenario.model import PHASES, ScenarioStep
+from parties.scenario.runner import RunRecord, StepOutcome
+from parties.server.capture import read_capture
+
+LAUNCH_RPCS: Final = frozenset({"Bank.VerifyLaunch", "SecureElement.Quote", "SecureElement.AcceptDecision"})
+"""Calls that belong to ATT whenever they happen: the app's every start is attested."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseReport:
+    """One phase: messages and bytes on the wire, seconds its steps took, findings (none: good)."""
+
+    phase: str
+    ok: bool
+    messages: int
+    bytes: int
+    seconds: float
+    findings: tuple[str, ...]
+    steps: tuple[StepOutcome, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """As `tapveil demo --json` prints it."""
+        return {
+            "id": self.phase,
+            "ok": self.ok,
+            "messages": self.messages,
+            "bytes": self.bytes,
+            "seconds": round(self.seconds, 3),
+            "detail": "; ".join(self.findings) if self.findings else f"{len(self.steps)} steps as expected",
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The whole run."""
+
+    ok: bool
+    phases: tuple[PhaseReport, ...]
+    parties: tuple[Knowledge, ...]
+    exchanges: tuple[tuple[str, OpenedExchange], ...]
+
+    def plain(self) -> dict[str, Any]:
+        """As `tapveil demo --json` prints it."""
+        return {
+            "ok": self.ok,
+            "phases": [phase.plain() for phase in self.phases],
+            "parties": [
+                {"name": one.party, "role": one.role, "knows": one.knows, "does_not_know": one.does_not_know}
+                for one in self.parties
+            ],
+        }
+
+
+def judge(record: RunRecord) -> Verdict:
+    """Read databases and captures below the run's folder, and judge every phase.
+
+    Raises: StorageFault, KeystoreLocked if something can't be read.
+    """
+    data = read_parties(record.folder)
+    parties = Parties(tuple(data))
+    ring = key_ring(record.folder, data)
+    captured = [found for path in _captures(record.folder) for found in read_capture(path)]
+    opened = [open_exchange(one, ring) for one in sorted(captured, key=lambda one: one.at_ms)]
+    exchanges = tuple((_phase(one, record.outcomes), one) for one in opened)
+    expected = _expected(record.scenario.steps)
+    reports = tuple(_report(phase, record, exchanges, parties, expected) for phase in PHASES)
+    leaks = tuple(check_knowledge(parties))
+    good = all(report.ok for report in reports) and record.reached_all and not leaks
+    return Verdict(ok=good, phases=reports, parties=tuple(what_each_knows(parties)), exchanges=exchanges)
+
+
+def _captures(folder: Path) -> list[Path]:
+    return sorted(folder.glob("**/capture.log"))
+
+
+def _phase(exchange: OpenedExchange, outcomes: Iterable[StepOutcome]) -> str:
+    """ATT for launch attestations; else the phase of the step under way; sign-ons at the start belong to INIT."""
+    captured = exchange.captured
+    asked = exchange.request[0].payload.get("purpose") if exchange.request else None
+    if captured.rpc in LAUNCH_RPCS or (captured.rpc == "Bank.Challenge" and asked != "enroll"):
+        return "ATT"
+    for outcome in outcomes:
+        if outcome.from_ms <= captured.at_ms <= outcome.until_ms:
+            return outcome.step.phase
+    return "INIT"
+
+
+def _expected(steps: Iterable[ScenarioStep]) -> Expected:
+    """What the steps that should succeed leave behind, in all."""
+    done = [step for step in steps if not step.expect]
+    count = {do: sum(1 for step in done if step.do == do) for do in ("enroll", "open-account", "register", "close")}
+    tids = {step.name: step for step in done if step.do == "register"}
+    closed = {str(step.fields["tid"]).removeprefix("$") for step in done if step.do == "close"}
+    issued = [step for step in done if step.do == "issue"]
+    kept = [step for step in issued if str(step.fields["tid"]).removeprefix("$") not in closed]
+    installed = {(step.fields["bank"], step.fields["phone"]) for step in done if step.do == "install"}
+    return Expected(
+        phones=count["enroll"], installed=len(installed), accounts=count["open-account"],
+        services=len(tids) - len(closed) if tids else count["register"] - count["close"],
+        cards=sum(int(step.fields.get("number", 1)) for step in kept),
+    )  # fmt: skip
+
+
+def _report(
+    phase: str, record: RunRecord, exchanges: tuple[tuple[str, OpenedExchange], ...], parties: Parties,
+    expected: Expected,
+) -> PhaseReport:  # fmt: skip
+    mine = [exchange for name, exchange in exchanges if name == phase]
+    steps = tuple(outcome for outcome in record.outcomes if outcome.step.phase == phase)
+    findings = [_unexpected(outcome) for outcome in steps if not outcome.ok]
+    reached = len(record.outcomes)
+    if any(step.phase == phase for step in record.scenario.steps[reached:]):
+        findings.append("not all of its steps were reached")
+    findings += CHECKS[phase](parties, expected)
+    unsigned = sum(1 for exchange in mine if not exchange.signed)
+    if unsigned:
+        findings.append(f"{unsigned} captured exchanges are not signed, or a signature does not verify")
+    if not mine:
+        findings.append("no message of this phase was captured")
+    replies = [exchange for exchange in mine if exchange.captured.code == "OK"]
+    return PhaseReport(
+        phase=phase, ok=not findings, messages=len(mine) + len(replies),
+        bytes=sum(_size(exchange) for exchange in mine),
+        seconds=sum(outcome.until_ms - outcome.from_ms for outcome in steps) / 1000,
+        findings=tuple(findings), steps=steps,
+    )  # fmt: skip
+
+
+def _unexpected(outcome: StepOutcome) -> str:
+    if outcome.step.expect and not outcome.code:
+        return f"{outcome.step.do} should have been refused with {outcome.step.expect}, and was not"
+    return f"{outcome.step.do} was refused: {outcome.code}"
+
+
+def _size(exchange: OpenedExchange) -> int:
+    request, reply = exchange.captured.request, exchange.captured.reply
+    return len(request.cose) + len(request.session) + len(reply.cose) + len(reply.session)

@@ -1,0 +1,123 @@
+"""A scenario as a value, parsed strictly from TOML.
+
+    name = "five phases"
+    [parties]
+    phones = 1
+    merchants = 2
+    [[step]]
+    phase = "INIT"
+    do = "enroll"
+    phone = "phone-1"
+    bank = "bank-a"
+
+A step may name its result (`as = "aid"`) and use earlier ones (`aid = "$aid"`). `expect = "CODE"` says that the step
+must be refused with this code.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from protocol.errors import REGISTRY, SettingsInvalid
+
+PHASES: Final = ("INIT", "ATT", "AID", "TID", "CARD")
+MAX_STEPS: Final = 1000
+ACTIONS: Final[Mapping[str, tuple[frozenset[str], frozenset[str]]]] = {
+    "add-customer": (frozenset({"bank", "phone"}), frozenset({"limit", "currency", "person"})),
+    "enroll": (frozenset({"bank", "phone"}), frozenset()),
+    "install": (frozenset({"bank", "phone"}), frozenset()),
+    "launch": (frozenset({"bank", "phone"}), frozenset()),
+    "open-account": (frozenset({"bank", "phone"}), frozenset({"launch", "passcode"})),
+    "register": (frozenset({"bank", "phone", "aid"}), frozenset({"maximum", "launch"})),
+    "issue": (frozenset({"bank", "phone", "tid"}), frozenset({"number", "launch"})),
+    "close": (frozenset({"bank", "phone", "tid"}), frozenset({"launch"})),
+    "status": (frozenset({"bank", "phone"}), frozenset({"launch"})),
+    "kill": (frozenset({"party"}), frozenset()),
+    "start": (frozenset({"party"}), frozenset()),
+    "restart": (frozenset({"party"}), frozenset()),
+    "tamper-app": (frozenset({"phone"}), frozenset()),
+    "restore-app": (frozenset({"phone"}), frozenset()),
+    "tamper-platform": (frozenset({"phone"}), frozenset()),
+    "wrong-attestation-key": (frozenset({"phone"}), frozenset()),
+    "forge-bank-key": (frozenset({"phone", "aid"}), frozenset()),
+    "foreign-pass": (frozenset({"phone", "aid"}), frozenset()),
+}
+"""What a step can do: the fields it must have, and those it may have."""
+_COMMON: Final = frozenset({"phase", "do", "as", "expect", "about"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenarioStep:
+    """One thing that happens. `fields` are the action's own; `expect` is the code of the refusal, or empty."""
+
+    phase: str
+    do: str
+    fields: Mapping[str, Any]
+    name: str = ""
+    expect: str = ""
+    about: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A whole run."""
+
+    name: str
+    phones: int
+    merchants: int
+    steps: tuple[ScenarioStep, ...] = field(default=())
+
+
+def load_scenario(path: Path) -> Scenario:
+    """Raises: SettingsInvalid, naming file, step and field."""
+    try:
+        plain = tomllib.loads(path.read_text())
+    except OSError as exc:
+        raise SettingsInvalid(f"scenario {path} can't be read: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise SettingsInvalid(f"scenario {path} is not TOML: {exc}") from exc
+    return parse_scenario(plain, str(path))
+
+
+def parse_scenario(plain: Mapping[str, Any], where: str) -> Scenario:
+    """Raises: SettingsInvalid."""
+    unknown = plain.keys() - {"name", "parties", "step"}
+    if unknown:
+        raise SettingsInvalid(f"{where}: unknown entry {sorted(unknown)[0]!r}")
+    parties, steps = plain.get("parties", {}), plain.get("step", [])
+    if type(plain.get("name")) is not str or type(parties) is not dict or type(steps) is not list:
+        raise SettingsInvalid(f"{where}: wants a text `name`, a table [parties] and [[step]] entries")
+    if len(steps) > MAX_STEPS:
+        raise SettingsInvalid(f"{where}: {len(steps)} steps, at most {MAX_STEPS}")
+    counts = {}
+    for name, default in (("phones", 1), ("merchants", 2)):
+        counts[name] = parties.get(name, default)
+        if type(counts[name]) is not int or not 0 <= counts[name] <= 100:
+            raise SettingsInvalid(f"{where}: [parties] {name} must be 0 to 100")
+    if parties.keys() - counts.keys():
+        raise SettingsInvalid(f"{where}: [parties] has only phones and merchants")
+    parsed = tuple(_step(step, f"{where}: step {number}") for number, step in enumerate(steps, start=1))
+    return Scenario(name=plain["name"], phones=counts["phones"], merchants=counts["merchants"], steps=parsed)
+
+
+def _step(plain: Any, where: str) -> ScenarioStep:
+    if type(plain) is not dict or plain.get("do") not in ACTIONS:
+        raise SettingsInvalid(f"{where}: `do` must be one of {', '.join(sorted(ACTIONS))}")
+    if plain.get("phase") not in PHASES:
+        raise SettingsInvalid(f"{where}: `phase` must be one of {', '.join(PHASES)}")
+    must, may = ACTIONS[plain["do"]]
+    given = plain.keys() - _COMMON
+    if must - given or given - must - may:
+        raise SettingsInvalid(
+            f"{where}: {plain['do']} wants {sorted(must)}, may have {sorted(may)}, has {sorted(given)}"
+        )
+    if plain.get("expect", "") and plain["expect"] not in REGISTRY:
+        raise SettingsInvalid(f"{where}: {plain['expect']!r} is no error code")
+    return ScenarioStep(
+        phase=plain["phase"], do=plain["do"], fields={name: plain[name] for name in given},
+        name=str(plain.get("as", "")), expect=str(plain.get("expect", "")), about=str(plain.get("about", "")),
+    )  # fmt: skip

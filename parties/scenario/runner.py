@@ -1,0 +1,103 @@
+"""Runs a scenario in a fresh environment of real processes and keeps what the checker needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parties.deployment import Deployment
+from parties.scenario.actions import RUN, Stage
+from parties.scenario.model import Scenario, ScenarioStep
+from parties.setup import Plan, create_environment
+from protocol.errors import ProtocolError, SettingsInvalid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOutcome:
+    """What came of a step: `code` is empty if it succeeded. `ok` compares with what was expected. Times in Unix ms."""
+
+    step: ScenarioStep
+    code: str
+    detail: str
+    result: Mapping[str, Any]
+    from_ms: int
+    until_ms: int
+
+    @property
+    def ok(self) -> bool:
+        """Did it end as the scenario says?"""
+        return self.code == self.step.expect
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """A finished run: where it lies, and every step's outcome; steps after an unexpected end were not reached."""
+
+    scenario: Scenario
+    folder: Path
+    outcomes: tuple[StepOutcome, ...]
+    started_ms: int
+
+    @property
+    def reached_all(self) -> bool:
+        """Was every step reached and as expected?"""
+        return len(self.outcomes) == len(self.scenario.steps) and all(outcome.ok for outcome in self.outcomes)
+
+
+def run_scenario(scenario: Scenario, folder: Path, progress: Callable[[str], None]) -> RunRecord:
+    """Set up in `folder`, start all parties, run the steps in order until one ends otherwise than expected, drain.
+
+    Raises: SettingsInvalid, Unavailable if a party does not start.
+    """
+    started_ms = _now_ms()
+    plan = Plan(
+        phones=tuple(f"phone-{n}" for n in range(1, scenario.phones + 1)),
+        merchants=tuple(f"shop-{n}" for n in range(1, scenario.merchants + 1)), base_port=0, capture=True,
+    )  # fmt: skip
+    progress("setting up keys and certificates")
+    create_environment(folder, plan, lambda _party: None)
+    progress("starting all parties")
+    outcomes = []
+    with Deployment(folder) as deployment:
+        deployment.start()
+        stage = Stage(deployment)
+        for step in scenario.steps:
+            progress(f"{step.phase}: {step.do}")
+            outcome = _perform(stage, step)
+            outcomes.append(outcome)
+            if not outcome.ok:
+                break
+        for undo in stage.undo:
+            undo()
+    return RunRecord(scenario=scenario, folder=folder, outcomes=tuple(outcomes), started_ms=started_ms)
+
+
+def _perform(stage: Stage, step: ScenarioStep) -> StepOutcome:
+    from_ms, code, detail, result = _now_ms(), "", "", {}
+    try:
+        result = RUN[step.do](stage, _resolved(step, stage))
+        if step.name:
+            stage.results[step.name] = result.get("aid") or result.get("tid") or ""
+    except ProtocolError as refusal:
+        if isinstance(refusal, SettingsInvalid):
+            raise
+        code, detail = refusal.code, str(refusal)
+    return StepOutcome(step=step, code=code, detail=detail, result=result, from_ms=from_ms, until_ms=_now_ms())
+
+
+def _resolved(step: ScenarioStep, stage: Stage) -> dict[str, Any]:
+    fields = {}
+    for name, value in step.fields.items():
+        if type(value) is str and value.startswith("$"):
+            if value[1:] not in stage.results:
+                raise SettingsInvalid(f"step {step.do}: nothing is known as {value}")
+            value = stage.results[value[1:]]  # noqa: PLW2901  # the resolved value takes its place
+        fields[name] = value
+    return fields
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

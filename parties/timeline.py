@@ -1,0 +1,88 @@
+"""A run as a person reads it: who sent what to whom, which paper step, signed by whom, what it proved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from parties.checker.opening import OpenedExchange
+from parties.checker.report import Verdict
+from protocol.contract import RPCS
+
+PROVED: Final = {
+    "Bank.Challenge": "the bank's nonce is fresh",
+    "Bank.Enroll": "a genuine SE holds PK_U; the platform is as the bank expects",
+    "Bank.ApproveInstall": "the platform is unchanged; this software may be installed",
+    "Bank.ReportInstall": "the installed file is the released one; its PCR is stored",
+    "Bank.VerifyLaunch": "the app is unaltered now; a pass for each active AID",
+    "Bank.RequestAccount": "the enrolled user asks; both nonces and kx are fresh",
+    "Bank.CertifyAccount": "user, SE and new key agree; the person knows the passcode",
+    "Bank.ActivateAccount": "the SE holds certificate and key of the AID",
+    "Bank.ApproveGrant": "the AID's owner meant this TSM, session and TID",
+    "Bank.ReleaseGrant": "the TSM gives this very grant back",
+    "Tsm.OpenAccount": "the requester holds the TID's key; nothing is stored yet",
+    "Tsm.ProveCredit": "credit without a name: commitment, pass and possession agree",
+    "Tsm.RequestCards": "the TID's owner asks; N_T is fresh",
+    "Tsm.IssueCards": "each card key is in the same SE; cards are sealed for it",
+    "Tsm.ActivateCards": "the SE holds the cards",
+    "Tsm.SignOn": "the terminal's key belongs to a certified merchant",
+    "Tsm.CloseAccount": "the TID's owner closes; the cards end",
+    "SoftwareProvider.GetRelease": "the app is signed by its provider",
+    "SoftwareProvider.GetReferenceValues": "the bank vouches for this version",
+}
+_INSIDE: Final = "the SE made or opened it by itself"
+_STEPS: Final = {rpc.full_name: ", ".join(rpc.steps) for rpc in RPCS}
+_FORMS: Final = {rpc.full_name: (rpc.request_form.value, rpc.reply_form.value) for rpc in RPCS}
+_SENDERS: Final = {"Bank.ApproveGrant": "tsm", "Bank.ReleaseGrant": "tsm", "Tsm.SignOn": "merchant"}
+
+
+def print_timeline(verdict: Verdict, console: Console) -> None:
+    """The exchanges in order, phase by phase, then the verdict and what each party knows."""
+    for report in verdict.phases:
+        mark = "[green]ok[/]" if report.ok else "[red]FAILED[/]"
+        console.rule(
+            f"{report.phase}  {mark}  {report.messages} messages, {report.bytes} bytes, {report.seconds:.1f} s"
+        )
+        console.print(_exchanges(one for phase, one in verdict.exchanges if phase == report.phase))
+        for finding in report.findings:
+            console.print(f"  [red]{finding}[/]")
+    console.rule("What each party now knows")
+    table = Table("party", "knows", "does not know", show_lines=True)
+    for one in verdict.parties:
+        table.add_row(one.party, one.knows, one.does_not_know)
+    console.print(table)
+    console.print("[green]All phases hold.[/]" if verdict.ok else "[red]The run is not good.[/]")
+
+
+def _exchanges(exchanges: Iterable[OpenedExchange]) -> Table:
+    table = Table("from → to", "message", "paper step", "form", "signed by", "proved", box=None, pad_edge=False)
+    for exchange in exchanges:
+        captured = exchange.captured
+        request, reply = _FORMS.get(captured.rpc, ("", ""))
+        name = exchange.request[0].message if exchange.request else captured.rpc
+        refused = captured.code != "OK"
+        proved = f"[red]refused: {captured.code}[/]" if refused else PROVED.get(captured.rpc, _INSIDE)
+        table.add_row(
+            f"{_sender(captured.rpc)} → {captured.party}", name, _STEPS.get(captured.rpc, ""), request,
+            _signers(exchange.request), proved,
+        )  # fmt: skip
+        if exchange.reply:
+            back = exchange.reply[0].message
+            table.add_row(f"  ← {captured.party}", back, "", reply, _signers(exchange.reply), "")
+    return table
+
+
+def _sender(rpc: str) -> str:
+    return _SENDERS.get(rpc, "wallet" if rpc.startswith("SecureElement.") else "phone")
+
+
+def _signers(objects: Iterable[object]) -> str:
+    found = []
+    for one in objects:
+        signer = f"{getattr(one, 'signer', '')}{'' if getattr(one, 'verified', False) else ' [red]unverified[/]'}"
+        if signer not in found:
+            found.append(signer)
+    return ", ".join(found)
