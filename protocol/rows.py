@@ -231,6 +231,25 @@ class Overlay:
                 raise Conflict(f"{write.table.name}({', '.join(columns)}) is unique")
 
 
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """Rows as a step sees them. To look at what was not declared is a fault: the check would pass in silence."""
+
+    rows: Overlay
+    reads: frozenset[Read]
+
+    def get(self, table: Table[R], *key: Value) -> R | None:
+        row = self.rows.get(table, *key)
+        if row is None and Key(table, key) not in self.reads:
+            raise LookupError(f"{table.name} was not declared to be read by this key")
+        return row
+
+    def find(self, table: Table[R], column: str, value: Value) -> tuple[R, ...]:
+        if Where(table, column, value) not in self.reads:
+            raise LookupError(f"{table.name} was not declared to be read by {column}")
+        return self.rows.find(table, column, value)
+
+
 def _values(row: Any, columns: tuple[str, ...]) -> tuple[Value, ...]:
     return tuple(getattr(row, column) for column in columns)
 
@@ -242,10 +261,10 @@ class MemoryStore:
         self._rows = Overlay()
 
     def read(self, *reads: Read) -> Rows:
-        return self._rows.view(reads)
+        return Declared(self._rows.view(reads), frozenset(reads))
 
     def apply(self, unit: Unit) -> Decision:
-        decision = unit.decide(self._rows.view(unit.reads))
+        decision = unit.decide(Declared(self._rows.view(unit.reads), frozenset(unit.reads)))
         self._rows.write(decision.writes)
         return decision
 

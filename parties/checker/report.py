@@ -90,6 +90,8 @@ def _phase(exchange: OpenedExchange, outcomes: Iterable[StepOutcome]) -> str:
     """ATT for launch attestations; else the phase of the step under way; sign-ons at the start belong to INIT."""
     captured = exchange.captured
     asked = exchange.request[0].payload.get("purpose") if exchange.request else None
+    if captured.rpc == "Tsm.SignOn":  # merchants do this by themselves, when the TSM is up
+        return "INIT"
     if captured.rpc in LAUNCH_RPCS or (captured.rpc == "Bank.Challenge" and asked != "enroll"):
         return "ATT"
     for outcome in outcomes:

@@ -22,7 +22,7 @@ from parties.storage.schema import metadata_for
 from parties.storage.sealing import Sealer
 from parties.storage.statements import Change, StoredTable
 from parties.storage.writer import MAX_BATCH, MAX_WAITING, GroupWriter, Outcome
-from protocol.rows import Conflict, Decision, Overlay, Read, Rows, Table, Unit
+from protocol.rows import Conflict, Decision, Declared, Overlay, Read, Rows, Table, Unit
 
 SWEEP_ROWS: Final = 1000
 """Rows of a table that one transaction deletes at most, so that sweeping never holds up the units for long."""
@@ -69,7 +69,7 @@ class DatabaseStore:
         overlay = Overlay()
         with faults(), self._database.readers.begin() as connection:
             self._load(connection, overlay, reads, lock=False)
-        return overlay.view(reads)
+        return Declared(overlay.view(reads), frozenset(reads))
 
     def scan(self, table: Table[R]) -> tuple[R, ...]:
         """Every row of a (short) table, in the order of its keys."""
@@ -159,7 +159,7 @@ def _decide(overlay: Overlay, unit: Unit) -> Outcome:
     """
     view = overlay.view(unit.reads)
     try:
-        decision = unit.decide(view)
+        decision = unit.decide(Declared(view, frozenset(unit.reads)))
         view.write(decision.writes)  # a change to a row that the unit did not declare must not hang on its neighbors
         overlay.write(decision.writes)
     except Exception as exc:  # noqa: BLE001 - a unit's own fault, whatever it is, must not stop its neighbors

@@ -1,0 +1,180 @@
+"""The Python client: what the commands do, as calls with typed results.
+
+Every refusal is a `protocol.errors.ProtocolError` with its `code`. `Unavailable` means that a party could not be
+reached or its answer was lost: the same call again goes on where it was, and has its effect once.
+
+With an environment made by `tapveil init` in `folder` whose parties run (`serving(folder)`):
+
+>>> from parties.client import BankClerk, PhoneClient
+>>> clerk = BankClerk(folder / "bank-a" / "settings.toml")
+>>> person = clerk.add_customer(name="Lin Wei", limit_minor=20_000_000, passcode="7351-wq")
+>>> phone = PhoneClient(folder / "phone-1")
+>>> phone.enroll(person.branch_code) == person.customer
+True
+>>> phone.install().software
+'tapveil-wallet'
+>>> account = phone.open_account(passcode="7351-wq")
+>>> account.limit_minor, account.currency
+(500000, 'TWD')
+>>> service = phone.register(account.aid)
+>>> phone.issue_cards(service.tid, number=2).state
+'ACTIVE'
+>>> len(phone.status().cards)
+2
+>>> phone.close(service.tid).state
+'CLOSED'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from parties import branch
+from parties.branch import OpenedCustomer
+from parties.deployment import Deployment
+from parties.launcher import Launcher, refusal_for
+from parties.setup import Plan, create_environment
+from protocol.errors import Internal
+
+R = TypeVar("R", "Account", "Service", "State")
+BANK: Final = "bank-a"
+TSM: Final = "tsm-1"
+PROVIDER: Final = "sp-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """The release on the phone; `sha256` in hexadecimal."""
+
+    software: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """An anonymous account at a bank: pseudonym, Unix time of its expiry, credit in minor units, ISO 4217 code."""
+
+    aid: str
+    expires_at_s: int
+    limit_minor: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A service account at a TSM, with the credit that its bank promised."""
+
+    tid: str
+    state: str
+    expires_at_s: int
+    limit_minor: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What the secure element holds: whether it is open for payment, and names; cards by their masked numbers."""
+
+    open: bool
+    banks: tuple[str, ...]
+    aids: tuple[str, ...]
+    tids: tuple[str, ...]
+    cards: tuple[str, ...]
+
+
+def init(folder: Path, plan: Plan | None = None, progress: Callable[[str], None] = lambda _party: None) -> None:
+    """`tapveil init`: keys, CA, release, databases and settings in a new folder. Raises: SettingsInvalid."""
+    create_environment(folder, plan or Plan(), progress)
+
+
+@contextmanager
+def serving(folder: Path, *parties: str) -> Iterator[Deployment]:
+    """`tapveil serve` for these parties of an environment (all, if none is named); drained at the end.
+
+    Raises: Unavailable with the last line of the log of a server that did not start.
+    """
+    with Deployment(folder) as deployment:
+        deployment.start(*parties)
+        yield deployment
+
+
+class BankClerk:
+    """A clerk at a bank's own machine; works beside the running server."""
+
+    def __init__(self, settings: Path) -> None:
+        """`settings` is the bank's settings.toml."""
+        self._settings = settings
+
+    def add_customer(self, *, name: str, limit_minor: int, passcode: str, currency: str = "TWD") -> OpenedCustomer:
+        """INIT-2: a credit account, and the one-time code for the person's phone.
+
+        Raises: SettingsInvalid for a bad value, StorageFault, KeystoreLocked.
+        """
+        return branch.add_customer(
+            self._settings, name=name, limit_minor=limit_minor, currency=currency, passcode=passcode
+        )
+
+    def reopen(self, customer: str) -> None:
+        """TW-G3b: let a person in again who was locked out. Raises: WrongState if they are not locked."""
+        branch.reopen(self._settings, customer)
+
+
+class PhoneClient:
+    """A person's phone. Each call that uses the app first passes a launch attestation, as on the command line."""
+
+    def __init__(self, folder: Path, *, bank: str = BANK, tsm: str = TSM, provider: str = PROVIDER) -> None:
+        """`folder` holds `wallet/` and `app/`; the names are the parties that this phone deals with."""
+        self._launcher = Launcher(folder)
+        self._bank, self._tsm, self._provider = bank, tsm, provider
+
+    def enroll(self, branch_code: str) -> str:
+        """INIT: register the phone at the bank; the bank's name for the person."""
+        return self._launcher.enroll(bank=self._bank, branch_code=branch_code)
+
+    def install(self) -> Installed:
+        """ATT-D: download, check, approval by the bank, installation, report."""
+        software = self._launcher.install(bank=self._bank, provider=self._provider).software
+        return Installed(software=software.software_id, version=software.version, sha256=software.digest.hex())
+
+    def launch(self) -> int:
+        """ATT-L: the number of launch passes that a good launch brought. Raises: the typed reason of a bad one."""
+        decision = self._launcher.launch(bank=self._bank)
+        if not decision.allowed:
+            raise refusal_for(decision.reason, "the app may not run")
+        return decision.passes
+
+    def open_account(self, *, passcode: str) -> Account:
+        """AID: an anonymous account at the bank for use at the TSM. Raises: FactorsInsufficient, FactorLocked, …"""
+        return self._app(Account, "open-account", "--bank", self._bank, "--tsm", self._tsm, passcode=passcode)
+
+    def register(self, aid: str, *, maximum_minor: int = 0) -> Service:
+        """TID: a service account with the credit of `aid`; a maximum of one's own per purchase, 0 for none."""
+        return self._app(Service, "register", "--tsm", self._tsm, "--aid", aid, "--maximum", str(maximum_minor))
+
+    def issue_cards(self, tid: str, *, number: int = 1) -> Service:
+        """CARD: 1 … 32 virtual cards."""
+        return self._app(Service, "issue", "--tsm", self._tsm, "--tid", tid, "--number", str(number))
+
+    def close(self, tid: str) -> Service:
+        """End a service account: its cards end, and the bank frees the anonymous account."""
+        return self._app(Service, "close", "--tsm", self._tsm, "--tid", tid)
+
+    def status(self) -> State:
+        """What the secure element holds."""
+        return self._app(State, "status")
+
+    def _app(self, kind: type[R], *arguments: str, passcode: str = "") -> R:
+        return _typed(kind, self._launcher.start(list(arguments), bank=self._bank, passcode=passcode))
+
+
+def _typed(kind: type[R], plain: dict[str, Any]) -> R:
+    """The app's answer as a value. Raises: Internal if it is not of that form."""
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+    if values.keys() != {field.name for field in fields(kind)}:
+        raise Internal("the app's answer has another form")
+    return kind(**values)
