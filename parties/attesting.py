@@ -6,7 +6,7 @@ Adapters between the ports of `protocol.roles` and the package `attestation`, wh
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,7 +85,8 @@ class MeasuredPhone:
     mtm: Mtm
     certificate: bytes
     files: PhoneFiles
-    reference: ReferenceValues | None = None
+    reference: Callable[[], ReferenceValues | None] = field(default=lambda: None)
+    """The signed reference values in force on this phone, verified; the MTM checks them before it extends."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -120,11 +121,12 @@ class MeasuredPhone:
         content = self.files.application_content() if application else None
         if content is None:
             return Measured(pcr10=self.mtm.pcr10(), software_digest=b"")
+        reference = self.reference()
         try:
-            if self.reference is None:
+            if reference is None:
                 self.mtm.measure(application_path(self.files.software), content)
             else:
-                self.mtm.measure_checked(content, self.reference)
+                self.mtm.measure_checked(content, reference)
         except (SoftwareChanged, Oversize, EvidenceMalformed):
             pass  # recorded by the MTM: the quote says so, and the bank refuses
         return Measured(pcr10=self.mtm.pcr10(), software_digest=sha256(content))

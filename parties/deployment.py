@@ -73,12 +73,14 @@ class Deployment:
         raise Unavailable(f"{party} did not start: {lines[-1] if lines else 'no log'}")
 
     def start(self, *parties: str) -> None:
-        """Start these servers (all, if none is named) and wait until each is ready."""
+        """Start these servers (all, if none is named) and wait until each is ready; merchants after those they call."""
         names = parties or tuple(self.parties())
-        for party in names:
-            self.launch(party)
-        for party in names:
-            self.await_ready(party)
+        last = [name for name in names if load_settings(self.settings(name)).role is Role.MERCHANT]
+        for group in ([name for name in names if name not in last], last):
+            for party in group:
+                self.launch(party)
+            for party in group:
+                self.await_ready(party)
 
     def pid(self, party: str) -> int:
         """The server's process."""

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from attestation.reference import Release, verify_reference_values, verify_release
+from attestation.reference import ReferenceValues, Release, verify_reference_values, verify_release
 from parties.wallet.phone import PhoneSession
 from protocol.errors import REGISTRY, Internal, ProtocolError, ReleaseInvalid, StorageFault, Unavailable
 from protocol.messages.se import SeDecision
@@ -41,10 +41,11 @@ class Launcher:
         Raises: ReleaseInvalid; the reason of the bank's refusal; any ProtocolError on the way.
         """
         with self._session() as session:
-            release = self._download(session, bank, provider)
+            release, reference = self._download(session, bank, provider)
             software = session.settings.option_text("software")
             self._attest(session, bank, Purpose.INSTALL, software)
             application = session.settings.option_path("application")
+            _place(application.with_name(f"{bank}.cose"), reference.wire)
             _place(application, release.package)
             self._attest(session, bank, Purpose.REPORT, software)
         return release
@@ -83,7 +84,7 @@ class Launcher:
     def _session(self) -> PhoneSession:
         return PhoneSession(self.folder / "wallet")
 
-    def _download(self, session: PhoneSession, bank: str, provider: str) -> Release:
+    def _download(self, session: PhoneSession, bank: str, provider: str) -> tuple[Release, ReferenceValues]:
         """ATT-D1, and ATT-D0: the release is signed by the provider, and its fingerprint is the bank's."""
         wallet, now_s = session.wallet, session.wallet.clock.now_s()
         software = session.settings.option_text("software")
@@ -98,10 +99,11 @@ class Launcher:
             )
         except ProtocolError as exc:
             raise ReleaseInvalid(f"reference values: {exc.code}") from exc
-        return verify_release(
+        release = verify_release(
             download.release, download.package, sp_key=wallet.directory.named(provider, Use.SIGN).key, sp_id=provider,
             reference=reference, now_s=now_s,
         )  # fmt: skip
+        return release, reference
 
     def _attest(self, session: PhoneSession, bank: str, purpose: Purpose, software: str) -> None:
         flow = attest(session.wallet, bank=bank, purpose=purpose, software=software)

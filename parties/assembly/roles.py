@@ -117,12 +117,31 @@ def build_se(opened: Opened) -> SecureElement:
         application=settings.option_path("application"), software=settings.option_text("software"),
     )  # fmt: skip
     mtm = SoftMtm(PrivateKey.from_bytes(opened.keystore.entry("attestation")), opened.clock)
-    phone = MeasuredPhone(mtm=mtm, certificate=_read(settings.option_path("attestation_certificate")), files=files)
+    phone = MeasuredPhone(
+        mtm=mtm, certificate=_read(settings.option_path("attestation_certificate")), files=files,
+        reference=lambda: _phone_reference(opened),
+    )  # fmt: skip
     wallet_file = certificate_file(settings.pki, Role.PHONE, settings.name, Use.SIGN)
     return SecureElement(
         name=settings.name, key=opened.key(Use.SIGN), wallet_key=opened.directory_key(wallet_file, Use.SIGN),
         root=opened.directory.root, directory=opened.directory, platform=phone, card_keys=CardKeyPool(),
     )  # fmt: skip
+
+
+def _phone_reference(opened: Opened) -> ReferenceValues | None:
+    """What the launcher left beside the app, if a bank signed it and it is in force. Another file is no reference."""
+    software = opened.settings.option_text("software")
+    for path in sorted(opened.settings.option_path("application").parent.glob("*.cose")):
+        try:
+            bank = opened.directory.named(path.stem, Use.SIGN)
+            values = verify_reference_values(
+                path.read_bytes(), bank_key=bank.key, bank_id=bank.name, now_s=opened.clock.now_s()
+            )
+        except (ProtocolError, OSError):
+            continue
+        if bank.role is Role.BANK and values.software.software_id == software:
+            return values
+    return None
 
 
 def build_shop(opened: Opened) -> Shop:

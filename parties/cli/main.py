@@ -9,6 +9,7 @@ import click
 
 from parties.cli.bank import bank
 from parties.cli.conformance import conformance
+from parties.cli.db import db
 from parties.cli.demo import demo, run
 from parties.cli.output import json_option, one_line_errors, show
 from parties.cli.wallet import wallet
@@ -59,5 +60,6 @@ def serve(role: str, settings: Path) -> None:
 main.add_command(demo)
 main.add_command(run)
 main.add_command(bank)
+main.add_command(db)
 main.add_command(conformance)
 main.add_command(wallet)

@@ -6,13 +6,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from parties.deployment import Deployment
 from parties.scenario.actions import RUN, Stage
 from parties.scenario.model import Scenario, ScenarioStep
+from parties.server.capture import read_capture
 from parties.setup import Plan, create_environment
-from protocol.errors import ProtocolError, SettingsInvalid
+from protocol.errors import ProtocolError, SettingsInvalid, Unavailable
+
+SIGN_ON_S: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,7 @@ def run_scenario(scenario: Scenario, folder: Path, progress: Callable[[str], Non
     with Deployment(folder) as deployment:
         deployment.start()
         stage = Stage(deployment)
+        _await_sign_on(stage, scenario.merchants)
         for step in scenario.steps:
             progress(f"{step.phase}: {step.do}")
             outcome = _perform(stage, step)
@@ -73,6 +77,16 @@ def run_scenario(scenario: Scenario, folder: Path, progress: Callable[[str], Non
         for undo in stage.undo:
             undo()
     return RunRecord(scenario=scenario, folder=folder, outcomes=tuple(outcomes), started_ms=started_ms)
+
+
+def _await_sign_on(stage: Stage, merchants: int) -> None:
+    """Terminals sign on by themselves. Raises: Unavailable if they do not in time."""
+    deadline_s = time.monotonic() + SIGN_ON_S
+    capture = stage.deployment.folder / stage.tsm / "capture.log"
+    while sum(1 for one in read_capture(capture) if one.rpc == "Tsm.SignOn" and one.code == "OK") < merchants:
+        if time.monotonic() > deadline_s:
+            raise Unavailable("the merchants' terminals did not sign on")
+        time.sleep(0.05)
 
 
 def _perform(stage: Stage, step: ScenarioStep) -> StepOutcome:
