@@ -157,6 +157,14 @@ def cddl_head(text: str) -> str:
     return head + marker
 
 
+_ABOUT_CODES: Final = """\
+A refusal is a gRPC status with one of these codes; the detail stays in the local log. It changes nothing, but that a
+wrong passcode is counted. *Every call* means that the code can come from opening, deciding once or running; codes by
+call stand in [spec-map.md](spec-map.md). A dash means that no call answers it: it is told locally, or comes with a
+phase that is not built yet. The reason in an `attestation-decision` is one of these codes too, or empty.
+"""
+
+
 # --- error codes -----------------------------------------------------------------------------------------------------
 def render_error_codes() -> str:
     """`docs/error-codes.md`: every code once, in the order of `protocol.errors`."""
@@ -169,9 +177,7 @@ def render_error_codes() -> str:
         "",
         "Generated from `protocol.errors` by `python -m parties.contract`; do not edit.",
         "",
-        "A refusal is a gRPC status with one of these codes; the detail stays in the local log. A refusal changes",
-        "nothing, but for what it says here. *Every call* means that the code can come from opening, deciding once or",
-        "running; the calls named beside it are listed in [spec-map.md](spec-map.md).",
+        *_ABOUT_CODES.splitlines(),
         "",
         "| code | gRPC status | meaning | when | answered by |",
         "|---|---|---|---|---|",

@@ -82,6 +82,8 @@ def serve(path: Path, role: Role) -> None:
     try:
         _run(opened, store, channels, stop)
     finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # it is ending: a second one must not turn that into a crash
         channels.close()
         close = getattr(store, "close", None)
         if close is not None:

@@ -38,6 +38,8 @@ from protocol.pki import Use, create_root, issue
 from protocol.types import Role, TrustClass
 
 YEAR_S: Final = 366 * 24 * 3600
+FREE_PORTS: Final = range(20_000, 32_000)
+"""Below the ports that systems give to outgoing connections, so that none of these takes one before it is served."""
 PLATFORM: Final = {
     "platform/boot": b"tapveil reference boot loader 1.0\n",
     "platform/os": b"tapveil reference operating system 1.0\n",
@@ -75,6 +77,7 @@ class Environment:
     now_s: int = field(default_factory=lambda: SystemClock().now_s())
     addresses: dict[str, str] = field(default_factory=dict)
     _next_port: int = 0
+    _taken: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._next_port = self.plan.base_port
@@ -107,10 +110,12 @@ class Environment:
         if self.plan.base_port:
             self._next_port += 1
             return self._next_port
-        with socket.socket() as probe:
-            probe.bind((self.plan.host, 0))
-            number: int = probe.getsockname()[1]
-            return number
+        while True:
+            number = FREE_PORTS.start + secrets.randbelow(len(FREE_PORTS))
+            with socket.socket() as probe:
+                if number not in self._taken and probe.connect_ex((self.plan.host, number)) != 0:
+                    self._taken.add(number)
+                    return number
 
     def address(self) -> str:
         """A new HOST:PORT."""

@@ -154,7 +154,8 @@ class SignedObject:
 
 COMMON_CODES: Final = frozenset({
     "MALFORMED", "OVERSIZE", "WRONG_MESSAGE", "SIGNATURE_INVALID", "WRONG_ISSUER", "WRONG_AUDIENCE", "EXPIRED",
-    "NOT_YET_VALID", "LIFETIME_TOO_LONG", "REPLAY", "UNAVAILABLE", "OVERLOADED", "INTERNAL",
+    "NOT_YET_VALID", "LIFETIME_TOO_LONG", "REPLAY", "UNAVAILABLE", "OVERLOADED", "STORAGE_FAULT",
+    "INTERNAL",
 })  # fmt: skip
 """What opening, deciding once and running can refuse in every call. A stateless call never answers REPLAY."""
 
@@ -213,7 +214,7 @@ _BANK: Final = (
         reply=AidCertificate, reply_form=Form.SEALED_WITH_KEY_UNDER_KX, reply_signer=Key.BANK,
         step="protocol.roles.bank.account.CertifyAccountStep",
         codes=(
-            "UNKNOWN_SESSION", "UNKNOWN_ACCOUNT", "NONCE_MISMATCH", "FIELD_MISMATCH", *_QUOTE, "SOFTWARE_UNKNOWN",
+            "UNKNOWN_SESSION", "NONCE_MISMATCH", "FIELD_MISMATCH", *_QUOTE, "SOFTWARE_UNKNOWN",
             "SOFTWARE_CHANGED", "WRONG_STATE", "FACTOR_LOCKED", "FACTORS_INSUFFICIENT", "ACCOUNT_LIMIT_REACHED",
         ),
     ),
@@ -332,10 +333,11 @@ _SE: Final = (
     ),
     _command(
         "InstallAccount", "account", SeInstallAccount, SealedRequest, ("AID-7", "AID-8"),
-        *_PARTY, "DECRYPTION_FAILED", "NONCE_MISMATCH", "FIELD_MISMATCH", "WRONG_STATE",
+        *_PARTY, "DECRYPTION_FAILED", "PAYMENT_CLOSED", "NONCE_MISMATCH", "FIELD_MISMATCH", "WRONG_STATE",
     ),
     _command(
-        "InstallPass", "account", SeInstallPass, SeAccount, ("AID-8",), *_PARTY, "DECRYPTION_FAILED", "WRONG_STATE"
+        "InstallPass", "account", SeInstallPass, SeAccount, ("AID-8",),
+        *_PARTY, "DECRYPTION_FAILED", "FIELD_MISMATCH", "WRONG_STATE",
     ),
     _command("GenerateServiceKeys", "service", SeGenerateServiceKeys, SealedRequest, ("TID-1a",), *_PARTY),
     _command(
@@ -356,7 +358,7 @@ _SE: Final = (
     ),
     _command(
         "InstallCards", "card", SeInstallCards, SealedRequest, ("CARD-4", "CARD-5"),
-        *_PARTY, "DECRYPTION_FAILED", "FIELD_MISMATCH", "NONCE_MISMATCH", "WRONG_STATE",
+        *_PARTY, "DECRYPTION_FAILED", "PAYMENT_CLOSED", "FIELD_MISMATCH", "NONCE_MISMATCH", "WRONG_STATE",
     ),
     _command("Status", "status", SeStatus, SeState, ()),
 )  # fmt: skip
@@ -377,6 +379,9 @@ _SP: Final = (
 )  # fmt: skip
 
 RPCS: Final[tuple[Rpc, ...]] = (*_BANK, *_TSM, *_SE, *_SP)
+
+MUTUAL_ONLY: Final = frozenset({"Bank", "SecureElement"})
+"""Services that take no call without a certificate of the CA, whether a step looks at it or not."""
 
 NOT_SERVED: Final[dict[str, str]] = {
     "Bank.SubmitClaim": "SETTLE",

@@ -20,6 +20,7 @@ from protocol.ports import Clock, Entropy
 from protocol.rows import (
     Conflict,
     Decision,
+    Declared,
     Delete,
     Insert,
     Key,
@@ -212,7 +213,8 @@ class Engine:
         )
         incoming = step.open(wire, ctx)
         if isinstance(step, StatelessStep):
-            reply = step.decide(Overlay(), incoming.facts, ctx.now_s, ctx.entropy).reply
+            nothing = Declared(Overlay(), frozenset())
+            reply = step.decide(nothing, incoming.facts, ctx.now_s, ctx.entropy).reply
             return step.seal(incoming.facts, reply, Stamp.fresh(ctx.now_s, ctx.entropy), ctx)
         request = self._store.read(Key(REQUESTS, (ctx.digest,))).get(REQUESTS, ctx.digest)
         if request is None:

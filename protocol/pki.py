@@ -183,7 +183,8 @@ def verify(der: bytes, *, root: bytes, now_s: int, use: Use, chain: Sequence[byt
         if _verify_chain(certificate, between, root, now_s, is_ca=use is Use.ISSUE) != between:
             raise ValueError("the chain holds certificates that are not on the path")
         role, name = _subject(certificate)
-        if (role is Role.USER) != bool(between) or any(_subject(other)[0] is not Role.BANK for other in between):
+        issuing = [role] if use is Use.ISSUE else [_subject(other)[0] for other in between]
+        if (role is Role.USER) != bool(between) or any(issuer is not Role.BANK for issuer in issuing):
             raise ValueError("the CA certifies parties, banks certify users, and nothing else")
         key = PublicKey.from_bytes(certificate.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
     except _REFUSALS as exc:

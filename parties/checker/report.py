@@ -17,6 +17,16 @@ from parties.server.capture import read_capture
 
 LAUNCH_RPCS: Final = frozenset({"Bank.VerifyLaunch", "SecureElement.Quote", "SecureElement.AcceptDecision"})
 """Calls that belong to ATT whenever they happen: the app's every start is attested."""
+LAUNCHING: Final = frozenset({"launch", "open-account", "register", "issue", "close", "status"})
+LAUNCH_REFUSALS: Final = frozenset({"SOFTWARE_CHANGED", "SOFTWARE_UNKNOWN", "PLATFORM_CHANGED"})
+REQUIRED: Final = {
+    "INIT": ("Bank.Enroll", "Tsm.SignOn"),
+    "ATT": ("SoftwareProvider.GetRelease", "Bank.ApproveInstall", "Bank.ReportInstall", "Bank.VerifyLaunch"),
+    "AID": ("Bank.RequestAccount", "Bank.CertifyAccount", "Bank.ActivateAccount"),
+    "TID": ("Tsm.OpenAccount", "Tsm.ProveCredit", "Bank.ApproveGrant"),
+    "CARD": ("Tsm.RequestCards", "Tsm.IssueCards", "Tsm.ActivateCards"),
+}
+"""Calls between parties without which a phase did not happen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +86,8 @@ def judge(record: RunRecord) -> Verdict:
     opened = [open_exchange(one, ring) for one in sorted(captured, key=lambda one: one.at_ms)]
     exchanges = tuple((_phase(one, record.outcomes), one) for one in opened)
     expected = _expected(record.scenario.steps)
-    reports = tuple(_report(phase, record, exchanges, parties, expected) for phase in PHASES)
+    phases = [phase for phase in PHASES if any(step.phase == phase for step in record.scenario.steps)]
+    reports = tuple(_report(phase, record, exchanges, parties, expected) for phase in phases)
     leaks = tuple(check_knowledge(parties))
     good = all(report.ok for report in reports) and record.reached_all and not leaks
     return Verdict(ok=good, phases=reports, parties=tuple(what_each_knows(parties)), exchanges=exchanges)
@@ -112,8 +123,17 @@ def _expected(steps: Iterable[ScenarioStep]) -> Expected:
     return Expected(
         phones=count["enroll"], installed=len(installed), accounts=count["open-account"],
         services=len(tids) - len(closed) if tids else count["register"] - count["close"],
-        cards=sum(int(step.fields.get("number", 1)) for step in kept),
+        cards=sum(int(step.fields.get("number", 1)) for step in kept), closed=_closed(steps),
     )  # fmt: skip
+
+
+def _closed(steps: Iterable[ScenarioStep]) -> frozenset[str]:
+    """Phones whose last launch is to be refused; each command of the app begins with one."""
+    last = {}
+    for step in steps:
+        if step.do in LAUNCHING and step.fields.get("launch", True):
+            last[str(step.fields["phone"])] = step.expect in LAUNCH_REFUSALS
+    return frozenset(phone for phone, refused in last.items() if refused)
 
 
 def _report(
@@ -130,8 +150,9 @@ def _report(
     unsigned = sum(1 for exchange in mine if not exchange.signed)
     if unsigned:
         findings.append(f"{unsigned} captured exchanges are not signed, or a signature does not verify")
-    if not mine:
-        findings.append("no message of this phase was captured")
+    answered = {exchange.captured.rpc for exchange in mine if exchange.captured.code == "OK"}
+    wanted = [rpc for rpc in REQUIRED[phase] if rpc != "Tsm.SignOn" or record.scenario.merchants]
+    findings += [f"no answered {rpc} was captured" for rpc in wanted if rpc not in answered]
     replies = [exchange for exchange in mine if exchange.captured.code == "OK"]
     return PhaseReport(
         phase=phase, ok=not findings, messages=len(mine) + len(replies),

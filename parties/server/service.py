@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import grpc
 from cryptography import x509
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtensionOID, NameOID
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -58,12 +58,17 @@ class ServerTls:
 
 
 def peer_of(context: grpc.ServicerContext) -> Peer | None:
-    """Role and name in the client's certificate, which TLS verified against the CA; None without one of the CA."""
+    """Role and name in the client's transport certificate, verified against the CA by TLS; None without one.
+
+    A certificate for another use is none: a signing key must not double as a transport key (ADR-0006).
+    """
     shown: Any = context.auth_context().get("x509_pem_cert", ())
     certificates: list[bytes] = list(shown)
     if not certificates:
         return None
     certificate = x509.load_pem_x509_certificate(certificates[0])
+    if not any(extension.oid == ExtensionOID.EXTENDED_KEY_USAGE for extension in certificate.extensions):
+        return None
     issuer = certificate.issuer.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
     role = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
     name = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)

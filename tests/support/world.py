@@ -176,6 +176,9 @@ class World:
     calls: list[tuple[str, str, Wire, Wire | ProtocolError]] = field(default_factory=list)
     tap: Callable[[str, str, Wire], Wire] | None = None
     """Sees and may alter every request on its way."""
+    tap_reply: Callable[[str, str, Wire], Wire] | None = None
+    """The same for every reply."""
+    card_keys: CardKeyPool = field(default_factory=CardKeyPool)
 
     def __post_init__(self) -> None:
         self.entropy = SeededEntropy(self.seed or secrets.token_hex(16))
@@ -317,7 +320,7 @@ class World:
         self.publish(name, Role.PHONE, Use.SIGN, wallet_key.public)
         element = SecureElement(
             name=name, key=element_key, wallet_key=wallet_key.public, root=self.root.certificate,
-            directory=self.directory, platform=platform, card_keys=CardKeyPool(),
+            directory=self.directory, platform=platform, card_keys=self.card_keys,
         )  # fmt: skip
         party = self.join(name, Role.SE, se_steps(element), element)
         wallet = Wallet(
@@ -339,7 +342,7 @@ class World:
             self.calls.append((peer, rpc, sent, refusal))
             raise
         self.calls.append((peer, rpc, sent, reply))
-        return reply
+        return reply if self.tap_reply is None else self.tap_reply(peer, rpc, reply)
 
     def send(self, phone: Phone, call: Call) -> Wire:
         """A call of a phone's wallet. Only banks see who calls."""
@@ -400,6 +403,13 @@ class World:
 
     def cards(self, phone: Phone, tid: str, number: int = 2, tsm: str = "tsm-1") -> None:
         self.run(phone, issue_cards(phone.wallet, tsm=tsm, tid=tid, number=number))
+
+    def restart(self, party: str) -> list[ProtocolError]:
+        """The party's process ends and starts again over what it had stored; the questions it could not finish."""
+        old = self.parties[party]
+        peers = _Peers(self, Peer(role=old.role, name=party))
+        old.engine = Engine(old.steps, store=old.store, clock=self.clock, entropy=self.entropy, peers=peers)
+        return old.engine.resume()
 
     def swap_step(self, party: str, step: Any) -> None:
         """Replace one step of a party, for a variant without a defence."""

@@ -15,7 +15,6 @@ from protocol.errors import (
     FieldMismatch,
     IdentifierTaken,
     NonceMismatch,
-    UnknownAccount,
 )
 from protocol.messages.attest import Challenge, ChallengeRequest
 from protocol.messages.enroll import Enroll, Enrolled, SecureElementStatement
@@ -208,8 +207,7 @@ class EnrollStep(Step[Enrolling]):
 
 
 def phone_of_user(ctx: Context, user: str) -> Phone:
-    """The phone enrolled for `user`. Raises: UnknownAccount."""
+    """The phone enrolled for `user`, who has a session and therefore a phone."""
     phone = ctx.read(Key(PHONES, (user,))).get(PHONES, user)
-    if phone is None:
-        raise UnknownAccount
+    assert phone is not None
     return phone

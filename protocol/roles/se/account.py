@@ -69,7 +69,7 @@ class BeginAccountStep(SeStep[SeBeginAccount, Beginning]):
 
     def prepare(self, incoming: Incoming[Beginning], ctx: Context) -> Incoming[Beginning]:
         owner = incoming.facts.owner
-        message = AccountRequest(n_u=nonce(ctx.entropy), kx=new_key(ctx.entropy))
+        message = AccountRequest(n_u=nonce(ctx.entropy), kx=self.session_key(ctx))
         signer = Signer(name=owner.user, key=PrivateKey.from_bytes(owner.sk_u))
         signed = envelope.sign(signer, message, audience=owner.bank, stamp=fresh(ctx))
         key = self._se.directory.named(owner.bank, Use.SEAL).key
@@ -81,6 +81,10 @@ class BeginAccountStep(SeStep[SeBeginAccount, Beginning]):
             state="EXPECT_CHALLENGE",
         )  # fmt: skip
         return replace(incoming, facts=replace(incoming.facts, account=account, request=request))
+
+    def session_key(self, ctx: Context) -> bytes:
+        """kx is made here (formal/se WKX)."""
+        return new_key(ctx.entropy)
 
     def reads(self, facts: Beginning) -> tuple[Read, ...]:
         return (Key(OWNERS, (facts.command.bank,)),)
@@ -267,6 +271,8 @@ class InstallPassStep(SeStep[SeInstallPass, Activated]):
             AccountActive, signed, bank.key, issuer=bank.name, audience=account.aid, now_s=ctx.now_s,
             request_digest=account.digest,
         ).message  # fmt: skip
+        if active.aid != account.aid:
+            raise FieldMismatch("AID")
         return Activated(account=account, launch_pass=active.launch_pass)
 
     def reads(self, facts: Activated) -> tuple[Read, ...]:

@@ -172,7 +172,9 @@ class QuoteStep(SeStep[SeQuote, Quoting]):
         if command.purpose not in (Purpose.INSTALL, Purpose.REPORT, Purpose.LAUNCH):
             raise FieldMismatch("this purpose has a command of its own")
         n_b = self._se.challenge(command.challenge, command.asked, self._se.bank(command.bank), ctx.now_s)
-        return Quoting(command=command, owner=owner_of(ctx, command.bank), n_b=n_b)
+        owner = owner_of(ctx, command.bank)
+        expect_state(owner.state, "ENROLLED")
+        return Quoting(command=command, owner=owner, n_b=n_b)
 
     def prepare(self, incoming: Incoming[Quoting], ctx: Context) -> Incoming[Quoting]:
         facts, command, owner = incoming.facts, incoming.facts.command, incoming.facts.owner

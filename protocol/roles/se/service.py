@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from protocol import cose, envelope
-from protocol.commitments import commitment
+from protocol.commitments import card_session, commitment
 from protocol.crypto import PrivateKey, PublicKey, same, sha256
 from protocol.engine import Context, Incoming
 from protocol.envelope import Opened, Signer, Wire
@@ -86,7 +86,7 @@ class GenerateServiceKeysStep(SeStep[SeGenerateServiceKeys, Generating]):
         tsm = incoming.facts.command.tsm
         sk_tid, dk_tid = PrivateKey.generate(ctx.entropy), PrivateKey.generate(ctx.entropy)
         message = ServiceRequest(
-            tid=f"t-{ctx.entropy.bytes(16).hex()}", pk_tid=sk_tid.public.encoded, ek_tid=dk_tid.public.encoded,
+            tid=f"t-{ctx.entropy.bytes(16).hex()}", pk_tid=sk_tid.public.encoded, ek_tid=self.encryption_key(dk_tid),
             n_u=nonce(ctx.entropy),
         )  # fmt: skip
         signed = envelope.sign(Signer(name=message.tid, key=sk_tid), message, audience=tsm, stamp=fresh(ctx))
@@ -97,6 +97,10 @@ class GenerateServiceKeysStep(SeStep[SeGenerateServiceKeys, Generating]):
             pending="", expires_at_s=0, limit_minor=0, currency="", certificate=b"", state="EXPECT_OFFER",
         )  # fmt: skip
         return replace(incoming, facts=replace(incoming.facts, service=service, request=request))
+
+    def encryption_key(self, dk_tid: PrivateKey) -> bytes:
+        """EK_TID as TID-1a names it: the key made here (formal/se RAWEK)."""
+        return dk_tid.public.encoded
 
     def reads(self, facts: Generating) -> tuple[Read, ...]:
         return ()
@@ -150,7 +154,7 @@ class MakeBankInfoStep(SeStep[SeMakeBankInfo, Committing]):
         facts = incoming.facts
         service, account, offer = facts.service, facts.account, facts.offer
         r, n2 = nonce(ctx.entropy), nonce(ctx.entropy)
-        com = commitment(tid=service.tid, pk_tid=offer.pk_tid, sid=offer.sid, r=r)
+        com = self.commit(service, offer, r)
         message = BankInfo(
             tsm=service.tsm, sid=offer.sid, aid=account.aid, com=com, expires_at_s=account.expires_at_s,
             limit_minor=account.limit_minor, currency=account.currency, n2=n2,
@@ -163,6 +167,10 @@ class MakeBankInfoStep(SeStep[SeMakeBankInfo, Committing]):
             binfo=binfo, state="EXPECT_PROOF",
         )  # fmt: skip
         return replace(incoming, facts=replace(facts, after=after))
+
+    def commit(self, service: ServiceKeys, offer: ServiceOffer, r: bytes) -> bytes:
+        """com, over the SE's own TID key (formal/se RAWCOM)."""
+        return commitment(tid=service.tid, pk_tid=offer.pk_tid, sid=offer.sid, r=r)
 
     def reads(self, facts: Committing) -> tuple[Read, ...]:
         account = facts.account
@@ -318,10 +326,16 @@ class OpenServiceStep(SeStep[SeOpenService, Answered]):
         message = self._open(CardsActive, service, answer, ctx).message
         if not same(message.n_t, service.n_t):
             raise NonceMismatch
+        batch = card_session(service.n_t)
+        cards = ctx.read(Where(VIRTUAL_CARDS, "batch", batch)).find(VIRTUAL_CARDS, "batch", batch)
+        if (message.tid, message.number) != (service.tid, len(cards)):
+            raise FieldMismatch("the TSM activated something else")
         return service
 
     def _closed(self, service: ServiceKeys, answer: bytes, ctx: Context) -> ServiceKeys:
-        self._open(AccountClosed, service, answer, ctx)
+        message = self._open(AccountClosed, service, answer, ctx).message
+        if (message.tid, message.sid) != (service.tid, service.sid):
+            raise FieldMismatch("the TSM closed something else")
         return replace(service, state="CLOSED")
 
     def reads(self, facts: Answered) -> tuple[Read, ...]:

@@ -87,10 +87,13 @@ class CloseAccountStep(AskingStep[Closing]):
             request_digest=question.digest,
         )  # fmt: skip
         bank = known_party(self._tsm.directory, facts.entry.bank, Role.BANK)
-        return envelope.open_signed(
+        released = envelope.open_signed(
             GrantReleased, signed, bank.key, issuer=bank.name, audience=self._tsm.keys.name, now_s=ctx.now_s,
             request_digest=question.digest,
         ).message  # fmt: skip
+        if released != GrantReleased(aid=facts.entry.aid, sid=facts.entry.sid):
+            raise FieldMismatch("the bank released something else")
+        return released
 
     def finish(
         self, rows: Rows, facts: Closing, heard: GrantReleased | ProtocolError, now_s: int, entropy: Entropy

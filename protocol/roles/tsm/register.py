@@ -257,14 +257,18 @@ class ProveCreditStep(AskingStep[Proving]):
         promise = self.open_by_bank(
             Promise, approval.message.promise, facts, ctx.now_s, max_lifetime_s=OBJECT_LIFETIME_S
         )
-        info = facts.info
+        self.check_promise(promise.message, facts.info)
+        certificate = self._certificate(facts.cookie, facts.info.expires_at_s, ctx)
+        return Granted(promise=promise.wire, certificate=certificate)
+
+    def check_promise(self, promise: Promise, info: TsmInfo) -> None:
+        """The bank promised what was asked for in this session, field by field."""
         named = Promise(
             sid=info.sid, aid=info.aid, com=info.com, binfo_digest=info.binfo_digest, n2=info.n2,
             expires_at_s=info.expires_at_s, limit_minor=info.limit_minor, currency=info.currency,
         )  # fmt: skip
-        if promise.message != named:
+        if promise != named:
             raise FieldMismatch("the bank promised something else")
-        return Granted(promise=promise.wire, certificate=self._certificate(facts.cookie, info.expires_at_s, ctx))
 
     def open_by_bank(
         self, kind: type[envelope.M], data: bytes, facts: Proving, now_s: int, *, request_digest: bytes = b"",

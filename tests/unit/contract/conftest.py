@@ -1,0 +1,225 @@
+"""One run of all phases, taken apart layer by layer with the parties' own keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import pytest
+from pycddl import Schema
+from support.world import SOFTWARE, World
+
+from parties.contract import CDDL, ROOT
+from protocol import codec, cose, envelope
+from protocol.contract import Key, Rpc
+from protocol.cose import ENCRYPT0_TAG, SIGN1_TAG, Sign1
+from protocol.crypto import PrivateKey
+from protocol.engine import Peer
+from protocol.envelope import Stamp, Wire
+from protocol.errors import DecryptionFailed, ProtocolError
+from protocol.messages.merchant import SignOn
+from protocol.messages.se import SeMeasure, SeMeasured
+from protocol.roles.se.tables import ACCOUNTS, OWNERS, SERVICE_KEYS
+from protocol.roles.tsm.tables import TID_LIST
+from protocol.roles.wallet import close_service, fetch_reference_values, fetch_release, status
+from protocol.types import Role
+
+MAX_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One object as it stood on the wire: `rule` is its rule in payloads.cddl."""
+
+    rule: str
+    data: bytes
+
+
+@dataclass(slots=True)
+class Peeled:
+    """A whole message: its form, the signatures found in it, and every layer."""
+
+    form: str
+    signed: list[Sign1]
+    layers: list[Layer]
+
+
+@dataclass(slots=True)
+class Keys:
+    """Every key of the run, by what it does."""
+
+    private: list[PrivateKey] = field(default_factory=list)
+    shared: dict[bytes, str] = field(default_factory=dict)
+    signers: dict[bytes, Key] = field(default_factory=dict)
+
+    def signer(self, kid: bytes) -> Key:
+        """Whose signing key has this thumbprint; keys nobody keeps are one-time keys."""
+        return self.signers.get(kid, Key.ONCE)
+
+
+@dataclass(slots=True)
+class Run:
+    """What was sent and answered, by RPC."""
+
+    world: World
+    keys: Keys
+    requests: dict[str, Wire] = field(default_factory=dict)
+    replies: dict[str, Wire] = field(default_factory=dict)
+
+    def request(self, rpc: Rpc) -> Peeled:
+        """The request of this call, taken apart."""
+        return peel(self.requests[rpc.full_name].cose, self.keys, b"")
+
+    def reply(self, rpc: Rpc) -> Peeled:
+        """The reply of this call, taken apart."""
+        return peel(self.replies[rpc.full_name].cose, self.keys, self.requests[rpc.full_name].digest)
+
+    def messages(self, rpcs: tuple[Rpc, ...]) -> Iterator[Peeled]:
+        """All of them."""
+        for rpc in rpcs:
+            yield self.request(rpc)
+            yield self.reply(rpc)
+
+
+def _name(data: bytes) -> tuple[str, int]:
+    header = codec.decode(codec.decode(data[1:], max_bytes=MAX_BYTES)[0], max_bytes=MAX_BYTES)
+    return header[3].removeprefix("application/vnd.tapveil.").removesuffix("+cbor"), header[1]
+
+
+def _decrypt(data: bytes, keys: Keys, digest: bytes) -> tuple[str, str, bytes]:
+    """(name of the key in a form, rule, plaintext) under whichever key and context open it."""
+    name, alg = _name(data)
+    for context in (digest, b""):
+        if alg == -65537:
+            for private in keys.private:
+                try:
+                    plain = cose.unseal(private, data, name=name, max_bytes=MAX_BYTES, request_digest=context)
+                except DecryptionFailed:
+                    continue
+                return "E", "encrypt0-hpke", plain
+        for shared, label in keys.shared.items():
+            try:
+                plain = cose.decrypt(shared, data, name=name, max_bytes=MAX_BYTES, request_digest=context)
+            except ProtocolError:
+                continue
+            return label, "encrypt0-aead", plain
+    raise AssertionError(f"no key of the run opens {name}")
+
+
+def peel(data: bytes, keys: Keys, digest: bytes) -> Peeled:
+    """Take a COSE object apart, down to the payloads and the objects that they carry."""
+    if data[:1] == SIGN1_TAG:
+        return _signature(data, keys, digest)
+    label, rule, plain = _decrypt(data, keys, digest)
+    name, _ = _name(data)
+    header = codec.decode(data[1:], max_bytes=MAX_BYTES)[0]
+    layers = [Layer(rule, data), Layer("hpke-header" if label == "E" else "aead-header", header)]
+    if plain[:1] in (SIGN1_TAG, ENCRYPT0_TAG):
+        inner = peel(plain, keys, digest)
+        form = inner.form
+    else:
+        layers.append(Layer(f"{name}-parts", plain))
+        form, inner = _parts(name, codec.decode(plain, max_bytes=MAX_BYTES), keys, digest)
+    wrapped = f"E({form})" if label == "E" else f"{{{form}}}{label}"
+    return Peeled(wrapped, inner.signed, [*layers, *inner.layers])
+
+
+def _parts(name: str, parts: list[bytes], keys: Keys, digest: bytes) -> tuple[str, Peeled]:
+    signed = [_signature(part, keys, digest) for part in parts if part[:1] == SIGN1_TAG]
+    merged = Peeled("", [s for p in signed for s in p.signed], [layer for p in signed for layer in p.layers])
+    rest = [part for part in parts if part[:1] != SIGN1_TAG]
+    if not rest:
+        return ", ".join(f"S_{keys.signer(p.signed[0].kid).removeprefix('SK_')}" for p in signed), merged
+    if name == "account-certificate":
+        return "S, K", merged
+    merged.layers += [Layer("card-key", part) for part in rest]
+    return "S, [PK_C, salt, S_C]…", merged
+
+
+def _signature(data: bytes, keys: Keys, digest: bytes) -> Peeled:
+    sign1 = cose.parse_sign1(data, max_bytes=MAX_BYTES)
+    layers = [Layer("sign1", data), Layer("sign1-header", sign1.protected), Layer(sign1.name, sign1.payload)]
+    peeled = Peeled("S", [sign1], layers)
+    if sign1.name.startswith("se-"):  # what the wallet carries to and from the SE is seen on its own way
+        return peeled
+    for value in _byte_strings(codec.decode(sign1.payload, max_bytes=MAX_BYTES)):
+        if value[:2] in (SIGN1_TAG + b"\x84", ENCRYPT0_TAG + b"\x83"):
+            inner = peel(value, keys, digest)
+            peeled.signed += inner.signed
+            peeled.layers += inner.layers
+    return peeled
+
+
+def _byte_strings(plain: Any) -> Iterator[bytes]:
+    if isinstance(plain, bytes):
+        yield plain
+    elif isinstance(plain, dict | list):
+        for item in plain.values() if isinstance(plain, dict) else plain:
+            yield from _byte_strings(item)
+
+
+def _keys_of(world: World, phone: Any, terminal: PrivateKey) -> Keys:
+    keys = Keys()
+    roles = {Role.BANK: Key.BANK, Role.TSM: Key.TSM, Role.SP: Key.SP}
+    for party in world.parties.values():
+        if party.role in roles:
+            keys.private.append(party.value.keys.seal)
+            keys.signers[party.value.keys.sign.public.thumbprint] = roles[party.role]
+    keys.signers[world.merchant.sign.public.thumbprint] = Key.MERCHANT
+    keys.signers[phone.wallet_key.public.thumbprint] = Key.WALLET
+    keys.signers[phone.party.value.key.public.thumbprint] = Key.SE
+    store = phone.party.store
+    pairs = [(Key.USER, row.sk_u, row.dk_u) for row in store.scan(OWNERS)]
+    pairs += [(Key.AID, row.sk_aid, row.dk_aid) for row in store.scan(ACCOUNTS)]
+    pairs += [(Key.TID, row.sk_tid, row.dk_tid) for row in store.scan(SERVICE_KEYS)]
+    for key, signing, sealing in pairs:
+        keys.signers[PrivateKey.from_bytes(signing).public.thumbprint] = key
+        keys.private.append(PrivateKey.from_bytes(sealing))
+    keys.shared |= {row.kx: "kx" for row in store.scan(ACCOUNTS)} | {row.k_aid: "K" for row in store.scan(ACCOUNTS)}
+    keys.shared |= {row.k_tid: "K" for row in store.scan(SERVICE_KEYS)}
+    keys.shared |= {row.k_bank: "K" for row in world.parties["tsm-1"].store.scan(TID_LIST)}
+    assert terminal.public.thumbprint not in keys.signers
+    return keys
+
+
+@pytest.fixture(scope="package")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """INIT, ATT, AID, TID, CARD, closing, the software provider and a terminal's sign-on, each once."""
+    world = World(tmp_path_factory.mktemp("contract"), seed="contract")
+    phone = world.ready()
+    tid = world.service(phone, world.account(phone), maximum_minor=30_000)
+    world.cards(phone, tid, number=3)
+    world.launch(phone)  # now there is an active AID, so the decision brings a pass
+    world.run(phone, status(phone.wallet))
+    world.run(phone, phone.wallet.command("Measure", SeMeasure(), SeMeasured))
+    world.run(phone, fetch_release(phone.wallet, provider="sp-1", software=SOFTWARE))
+    world.run(phone, fetch_reference_values(phone.wallet, provider="sp-1", software=SOFTWARE, bank="bank-a"))
+    world.run(phone, close_service(phone.wallet, tsm="tsm-1", tid=tid))
+    terminal = world.key()
+    sign_on = SignOn(
+        merchant_name="Corner Shop", merchant_identifier="SHOP00000000001", terminal="TERM0001",
+        terminal_key=terminal.public.encoded,
+    )  # fmt: skip
+    stamp = Stamp.fresh(world.clock.now_s(), world.entropy)
+    request = Wire(cose=envelope.sign(world.merchant.signer, sign_on, audience="tsm-1", stamp=stamp))
+    world.deliver("tsm-1", "Tsm.SignOn", request, Peer(role=Role.MERCHANT, name="shop-1"))
+    captured = Run(world, _keys_of(world, phone, terminal))
+    for _, rpc, wire, reply in world.calls:
+        assert isinstance(reply, Wire)
+        captured.requests[rpc], captured.replies[rpc] = wire, reply
+    return captured
+
+
+@pytest.fixture(scope="package")
+def rule() -> Callable[[str], Schema]:
+    """Rule name → a schema whose root it is. pycddl searches with a pattern anywhere, so here patterns are anchored."""
+    text = re.sub(r'\.regexp "(.*?)"', r'.regexp "^(\1)$"', (ROOT / CDDL).read_text())
+
+    @cache
+    def schema(name: str) -> Schema:
+        return Schema(f"root = {name}\n{text}")
+
+    return schema
