@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: dev demo lint test proto vectors clean
+.PHONY: dev demo lint test proto clean
 
 $(READY): requirements/dev.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -32,9 +32,6 @@ test: $(READY)  ## all tests with coverage, and the bounds on it
 
 proto: $(READY)  ## generate stubs, CDDL, error codes and spec map anew
 	$(BIN)/python -m parties.contract
-
-vectors: $(READY)  ## generate the test vectors anew
-	$(BIN)/python -m tests.vectors.generate
 
 clean:  ## remove what was built
 	rm -rf $(VENV) .coverage* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

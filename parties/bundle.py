@@ -50,7 +50,7 @@ class Wanted:
     bank: str = "bank-a"
     tsm: str = "tsm-1"
     played_bank: str = "bank-b"
-    phones: int = 24
+    phones: int = 40
 
 
 @dataclass

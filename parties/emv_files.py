@@ -29,6 +29,25 @@ def write_issuer(path: Path, ca: CaKey, certificate: Certificate) -> None:
     path.write_bytes(encode(plain))
 
 
+def read_ca_keys(folder: Path) -> tuple[CaKey, ...]:
+    """The EMV CA keys in a PKI folder, by RID and index. Raises: SettingsInvalid."""
+    found = []
+    for path in sorted(folder.glob("emv-ca.*.cbor")):
+        try:
+            plain = decode(path.read_bytes(), max_bytes=MAX_BYTES)
+            key = PublicKey.from_bytes(plain["modulus"])
+            found.append(CaKey(rid=plain["rid"], index=plain["index"], key=key))
+        except (OSError, ProtocolError, KeyError, TypeError) as exc:
+            raise SettingsInvalid(f"EMV CA key {path} can't be read: {type(exc).__name__}") from exc
+    return tuple(found)
+
+
+def write_ca_key(folder: Path, ca: CaKey) -> None:
+    """An EMV CA's public key, for all who check cards."""
+    plain = {"rid": ca.rid, "index": ca.index, "modulus": ca.key.to_bytes()}
+    (folder / f"emv-ca.{ca.rid.hex()}.{ca.index}.cbor").write_bytes(encode(plain))
+
+
 def read_issuer(path: Path, private: bytes, *, today: datetime.date) -> Issuer:
     """The issuer, its certificate verified against the CA and found to be of this key. Raises: SettingsInvalid."""
     try:

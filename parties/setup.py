@@ -20,7 +20,7 @@ from attestation.certificate import AttestationKey, issue_attestation_certificat
 from attestation.measurement import Measurement, MeasurementList
 from attestation.reference import Software, sign_reference_values, sign_release
 from parties.directory import CA_FILE, MANUFACTURER_FILE, certificate_file, write_certificate
-from parties.emv_files import write_issuer
+from parties.emv_files import write_ca_key, write_issuer
 from parties.keystore import INTERACTIVE, Cost, Keystore
 from parties.release import SOFTWARE, VERSION, build_release
 from parties.storage.migrations import create_or_upgrade
@@ -231,7 +231,9 @@ def _tsm(env: Environment) -> rsa.PrivateKey:
         ca, private.public, iin=DEFAULT_IIN, expiry=Month.of(today).plus(48), serial=env.entropy.bytes(3),
         entropy=env.entropy,
     )  # fmt: skip
-    write_issuer(folder / "emv.cbor", CaKey(rid=RID, index=1, key=ca.public), certificate)
+    ca_key = CaKey(rid=RID, index=1, key=ca.public)
+    write_ca_key(env.pki, ca_key)
+    write_issuer(folder / "emv.cbor", ca_key, certificate)
     entries = env.keys(name, Role.TSM, Use.SIGN, Use.SEAL, Use.TLS) | {
         "cookie": env.entropy.bytes(32),
         "emv-issuer": private.to_bytes(),

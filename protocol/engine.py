@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 from protocol.cose import CTI_BYTES, Claims
 from protocol.crypto import PublicKey, sha256
 from protocol.envelope import Stamp, Wire
-from protocol.errors import REGISTRY, Internal, Oversize, ProtocolError, Replay
+from protocol.errors import REGISTRY, Internal, Oversize, PeerAnswerInvalid, ProtocolError, Replay
 from protocol.ports import Clock, Entropy
 from protocol.rows import (
     Conflict,
@@ -257,11 +257,14 @@ class Engine:
         question = Wire(cose=asked.peer_cose)
         try:
             answer = self._peers.call(asked.peer, asked.peer_rpc, question)
-            return step.hear(facts, question, answer, ctx)
         except ProtocolError as refusal:
             if refusal.status in NOT_AN_ANSWER:
                 raise
             return refusal
+        try:
+            return step.hear(facts, question, answer, ctx)
+        except ProtocolError as exc:
+            raise PeerAnswerInvalid(exc.code) from exc
 
 
 def _first_unit(step: Step[Any], incoming: Incoming[Any], wire: Wire, ctx: Context) -> Unit:

@@ -18,7 +18,6 @@ from protocol.types import MAX_LIFETIME_S
 
 M = TypeVar("M", bound=Message)
 
-MAX_SESSION_BYTES: Final = 1024
 OVERHEAD_BYTES: Final = 1024
 """Room for COSE headers, tags and signatures around a payload, per layer."""
 REQUEST_LIFETIME_S: Final = 3600

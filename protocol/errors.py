@@ -273,6 +273,13 @@ class Unavailable(ProtocolError, code="UNAVAILABLE", status="UNAVAILABLE", meani
     """Unreachable is never untrusted: send the same bytes again later."""
 
 
+class PeerAnswerInvalid(
+    ProtocolError, code="PEER_ANSWER_INVALID", status="UNAVAILABLE", meaning="a party's answer does not verify"
+):
+    """Nothing was accepted, and the question stays open: the same bytes may bring a good answer. A forged answer must
+    not end what an honest party has granted."""
+
+
 class Overloaded(
     ProtocolError, code="OVERLOADED", status="RESOURCE_EXHAUSTED", meaning="no room now; send the same bytes later"
 ):
@@ -283,7 +290,7 @@ class Internal(ProtocolError, code="INTERNAL", status="INTERNAL", meaning="a fau
     """An unexpected exception, logged locally by its type."""
 
 
-# --- set-up (never on the wire) ------------------------------------------------------------------------------------
+# --- set-up (of these only STORAGE_FAULT travels: the store raises it under a running server) ------------------------
 class SettingsInvalid(
     ProtocolError, code="SETTINGS_INVALID", status=_STATE, meaning="settings file is missing or has a wrong value"
 ):

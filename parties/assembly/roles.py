@@ -14,7 +14,7 @@ from parties.assembly.cardkeys import CardKeyPool
 from parties.assembly.common import KeystoreSecrets, Opened
 from parties.attesting import BankAppraiser, MeasuredPhone, PhoneFiles
 from parties.directory import MANUFACTURER_FILE, certificate_file, read_certificate
-from parties.emv_files import read_issuer
+from parties.emv_files import read_ca_keys, read_issuer
 from protocol.card.profile import CardProfile
 from protocol.crypto import PrivateKey
 from protocol.engine import Step
@@ -99,7 +99,7 @@ def build_tsm(opened: Opened) -> Tsm:
 def build_sp(opened: Opened) -> SoftwareProvider:
     """Release, package and the banks' reference values. Raises: SettingsInvalid."""
     settings = opened.settings
-    references = {path.stem: path.read_bytes() for path in sorted(settings.option_path("references").glob("*.cose"))}
+    references = {path.stem: _read(path) for path in sorted(settings.option_path("references").glob("*.cose"))}
     return SoftwareProvider(
         keys=opened.keys, software=settings.option_text("software"), release=_read(settings.option_path("release")),
         package=_read(settings.option_path("package")), reference_values=references,
@@ -125,6 +125,7 @@ def build_se(opened: Opened) -> SecureElement:
     return SecureElement(
         name=settings.name, key=opened.key(Use.SIGN), wallet_key=opened.directory_key(wallet_file, Use.SIGN),
         root=opened.directory.root, directory=opened.directory, platform=phone, card_keys=CardKeyPool(),
+        emv_ca=read_ca_keys(settings.pki),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from parties.cli.bank import bank
 from parties.cli.conformance import conformance
 from parties.cli.db import db
 from parties.cli.demo import demo, run
+from parties.cli.doctor import doctor
 from parties.cli.output import json_option, one_line_errors, show
 from parties.cli.wallet import wallet
 from protocol.types import Role
@@ -62,4 +63,5 @@ main.add_command(run)
 main.add_command(bank)
 main.add_command(db)
 main.add_command(conformance)
+main.add_command(doctor)
 main.add_command(wallet)

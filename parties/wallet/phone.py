@@ -20,6 +20,7 @@ from parties.wallet.journal import Journal, drive
 from protocol import codec
 from protocol.crypto import PrivateKey
 from protocol.envelope import Wire
+from protocol.errors import SettingsInvalid
 from protocol.pki import Use
 from protocol.roles.wallet import Flow, Wallet
 from protocol.types import Role
@@ -68,9 +69,12 @@ class PhoneSession:
         settings = self.settings
         root = (settings.pki / CA_FILE).read_bytes()
         path = certificate_file(settings.pki, Role.PHONE, settings.name, Use.TLS)
-        certificate = x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.PEM)
-        key = PrivateKey.from_bytes(keystore.entry("tls")).native()
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        private = PrivateKey.from_bytes(keystore.entry("tls"))
+        identity = directory.read(path, Use.TLS)
+        if identity.key != private.public:  # the bank would hang up, which looks as if it could not be reached
+            raise SettingsInvalid(f"certificate {path} is of another key than the keystore's")
+        certificate = x509.load_der_x509_certificate(identity.certificate).public_bytes(Encoding.PEM)
+        pem = private.native().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         named = Channels(settings.peers, TlsIdentity(root=root, certificate=certificate, key=pem))
         nameless = Channels(settings.peers, TlsIdentity(root=root))
 

@@ -1,4 +1,4 @@
-"""One changed byte on a real phone: the app may not run, no pass is given, and nothing can be issued until it is healed."""
+"""One changed byte on a real phone: the app may not run, no pass is given, nothing is issued until it is healed."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def accounts_of(town, phone: str) -> list[str]:
     return [row.aid for row in town.rows("bank-a", ANONYMOUS_ACCOUNTS) if row.customer == customer]
 
 
-# --- replay ------------------------------------------------------------------------------------------------------------
+# --- replay ----------------------------------------------------------------------------------------------------------
 def test_captured_messages_sent_again_have_no_second_effect(town, phone):
     aid = town.open_account(phone)
     tid = town.register(phone, aid)
@@ -111,7 +111,7 @@ def _challenge(opened, purpose: Purpose):
     return Wire(cose=signed), signer, stamp
 
 
-# --- lost answers ------------------------------------------------------------------------------------------------------
+# --- lost answers ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "rpc", ["Bank.RequestAccount", "Bank.CertifyAccount", "Bank.ActivateAccount", "SecureElement.InstallPass"]
 )
@@ -157,7 +157,7 @@ def test_a_lost_answer_of_a_command_is_told_with_its_mend_and_the_same_command_c
     assert {card.pan for card in held} == {card.pan for card in town.rows("tsm-1", CARDS) if card.tid == tid}
 
 
-# --- kills -------------------------------------------------------------------------------------------------------------
+# --- kills -----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("party", "rpc", "when"),
     [
@@ -249,7 +249,7 @@ def test_all_parties_stopped_and_started_in_the_middle_of_flows(town, phone):
     assert [card.state for card in town.rows("tsm-1", CARDS) if card.tid == tid] == ["ACTIVE"]
 
 
-# --- drains ------------------------------------------------------------------------------------------------------------
+# --- drains ----------------------------------------------------------------------------------------------------------
 def test_sigterm_answers_what_is_under_way_and_takes_no_more(town, phone):
     before = accounts_of(town, phone)
     pid = town.deployment.pid("bank-a")

@@ -21,8 +21,8 @@ def test_five_phases_by_command(town, cli, tmp_path):
     passcode.write_text("wq-7351-zt\n")
     phone = ("--phone", town.folder / "phone-1", "--json")
     added = cli(
-        "bank", "add-customer", "--settings", town.settings("bank-a"), "--name", "Ada Wongsakul", "--limit", "100000000",
-        "--passcode-file", passcode, "--json",
+        "bank", "add-customer", "--settings", town.settings("bank-a"), "--name", "Ada Wongsakul",
+        "--limit", "100000000", "--passcode-file", passcode, "--json",
     )  # fmt: skip
     assert added.status == 0, added.err
     enrolled = cli("wallet", "enroll", *phone, "--branch-code", added.json["branch_code"])

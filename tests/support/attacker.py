@@ -20,7 +20,7 @@ from protocol.commitments import card_leaf, card_session, commitment, merkle_roo
 from protocol.crypto import PrivateKey, PublicKey, new_key, sha256
 from protocol.engine import EVIDENCE, Context, Peer
 from protocol.envelope import Opened, Signer, Stamp, Wire
-from protocol.errors import ProtocolError
+from protocol.errors import PeerAnswerInvalid, ProtocolError
 from protocol.messages.attest import PossessionForCards, PossessionForSession
 from protocol.messages.card import CardChallenge, CardKey, CardKeys, CardRequest, CardsIssued
 from protocol.messages.se import SealedRequest, SeBankInfo, SeMakeBankInfo, SeSignService, Statement
@@ -57,6 +57,17 @@ def refused(world: World, error: type[ProtocolError], code: str, *, unchanged: t
         yield
     assert (type(caught.value), caught.value.code) == (error, code)
     assert {name: world.snapshot(name) for name in names} == before
+
+
+@contextmanager
+def unusable(world: World, cause: type[ProtocolError], *, unchanged: tuple[str, ...]) -> Iterator[None]:
+    """The block ends because a party's answer failed the check `cause`; nothing of it was taken, and the question stays
+    open for a good answer."""
+    before = {name: world.snapshot(name) for name in unchanged}
+    with pytest.raises(PeerAnswerInvalid) as caught:
+        yield
+    assert (caught.value.code, type(caught.value.__cause__)) == ("PEER_ANSWER_INVALID", cause)
+    assert {name: world.snapshot(name) for name in unchanged} == before
 
 
 def read(kind: type[M], signed: bytes) -> M:

@@ -321,6 +321,7 @@ class World:
         element = SecureElement(
             name=name, key=element_key, wallet_key=wallet_key.public, root=self.root.certificate,
             directory=self.directory, platform=platform, card_keys=self.card_keys,
+            emv_ca=(CaKey(rid=RID, index=1, key=emv_keys()[0].public),),
         )  # fmt: skip
         party = self.join(name, Role.SE, se_steps(element), element)
         wallet = Wallet(

@@ -21,7 +21,7 @@ from protocol.messages.attest import (
 from protocol.ports import Entropy
 from protocol.roles.bank.enroll import consume_challenge
 from protocol.roles.bank.party import Appraised, Bank, grant_pass
-from protocol.roles.bank.tables import ANONYMOUS_ACCOUNTS, CHALLENGES, CUSTOMERS, PHONES, Phone
+from protocol.roles.bank.tables import ANONYMOUS_ACCOUNTS, CHALLENGES, PHONES, Phone
 from protocol.roles.party import alone, expect_state
 from protocol.rows import Decision, Key, Read, Rows, Update, Where
 from protocol.types import Purpose, TrustClass
@@ -78,7 +78,6 @@ class AttestStep(Step[Appraisal]):
         phone = facts.phone
         return (
             Key(PHONES, (phone.user,)),
-            Key(CUSTOMERS, (phone.user,)),
             Key(CHALLENGES, (phone.secure_element, self.purpose.value)),
             Where(ANONYMOUS_ACCOUNTS, "customer", phone.user),
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass, replace
 
 from protocol import cose, envelope
+from protocol.card.chain import verify_card
 from protocol.card.pan import mask_pan
 from protocol.card.possession import sign_possession
 from protocol.card.rsa import PrivateKey as CardPrivateKey
@@ -12,7 +14,7 @@ from protocol.commitments import card_leaf, card_session, merkle_root, possessio
 from protocol.crypto import PrivateKey, same, sha256
 from protocol.engine import Context, Incoming
 from protocol.envelope import Signer, Wire
-from protocol.errors import FieldMismatch, Malformed, NonceMismatch, WrongState
+from protocol.errors import CardDataInvalid, FieldMismatch, Malformed, NonceMismatch, WrongState
 from protocol.messages.attest import PossessionForCards
 from protocol.messages.card import CardActivation, CardChallenge, CardKey, CardKeys, CardsIssued
 from protocol.messages.se import SealedRequest, SeGenerateCardKeys, SeInstallCards, Statement
@@ -160,8 +162,25 @@ class InstallCardsStep(SeStep[SeInstallCards, Installing]):
             raise FieldMismatch("TID")
         if not (same(issued.n_u, service.n_u) and same(issued.n_t, service.n_t)):
             raise NonceMismatch
-        bank = account_of(ctx, service.account).bank
-        return Installing(service=service, bank=bank, issued=issued, batch=card_session(issued.n_t))
+        bank, batch = account_of(ctx, service.account).bank, card_session(issued.n_t)
+        blanks = ctx.read(Where(VIRTUAL_CARDS, "batch", batch)).find(VIRTUAL_CARDS, "batch", batch)
+        self.check_cards(issued, blanks, ctx.now_s)
+        return Installing(service=service, bank=bank, issued=issued, batch=batch)
+
+    def check_cards(self, issued: CardsIssued, blanks: tuple[VirtualCard, ...], now_s: int) -> None:
+        """Each certificate chains to an EMV CA and binds this very PAN to this SE's own card key (formal/core)."""
+        if len(blanks) != len(issued.cards):
+            raise FieldMismatch("not as many cards as keys")
+        today = datetime.datetime.fromtimestamp(now_s, tz=datetime.UTC).date()
+        for blank, card in zip(sorted(blanks, key=lambda blank: blank.position), issued.cards, strict=True):
+            emv = card.emv
+            certified = verify_card(
+                aid=emv.application, aip=emv.aip, afl=emv.afl, ca_keys=self._se.emv_ca, today=today,
+                records={(record.sfi, record.number): record.data for record in emv.records},
+            ).icc  # fmt: skip
+            own = same(sha256(certified.key.to_bytes()), blank.modulus_digest)
+            if not own or certified.pan != card.pan:
+                raise CardDataInvalid("certificate is of another key or number")
 
     def prepare(self, incoming: Incoming[Installing], ctx: Context) -> Incoming[Installing]:
         facts = incoming.facts
@@ -182,8 +201,6 @@ class InstallCardsStep(SeStep[SeInstallCards, Installing]):
         assert service is not None
         expect_same(service, facts.service)
         blanks = sorted(rows.find(VIRTUAL_CARDS, "batch", facts.batch), key=lambda card: card.position)
-        if len(blanks) != len(facts.issued.cards):
-            raise FieldMismatch("not as many cards as keys")
         filled = tuple(
             Update(
                 VIRTUAL_CARDS,

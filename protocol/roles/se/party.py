@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from protocol import envelope
+from protocol.card.oda import CaKey
 from protocol.card.rsa import PrivateKey as CardPrivateKey
 from protocol.crypto import PrivateKey, PublicKey
 from protocol.engine import REQUESTS, Context, F, Incoming, StatelessStep, Step
@@ -80,6 +81,8 @@ class SecureElement:
     directory: Directory
     platform: TrustedPlatform
     card_keys: CardKeySource
+    emv_ca: tuple[CaKey, ...]
+    """The EMV certification authorities whose cards this SE takes."""
 
     @property
     def signer(self) -> Signer:

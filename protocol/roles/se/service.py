@@ -8,7 +8,7 @@ from protocol import cose, envelope
 from protocol.commitments import card_session, commitment
 from protocol.crypto import PrivateKey, PublicKey, same, sha256
 from protocol.engine import Context, Incoming
-from protocol.envelope import Opened, Signer, Wire
+from protocol.envelope import OBJECT_LIFETIME_S, Opened, Signer, Wire
 from protocol.errors import FieldMismatch, NonceMismatch, UnknownAccount, WrongState
 from protocol.messages.attest import PossessionForSession
 from protocol.messages.card import CardRequest, CardsActive
@@ -30,6 +30,7 @@ from protocol.messages.service import (
     ServiceAccount,
     ServiceOffer,
     ServiceRequest,
+    TidCertificate,
     TsmInfo,
 )
 from protocol.pki import Use
@@ -266,7 +267,8 @@ class SignServiceStep(SeStep[SeSignService, Signing]):
         return (Key(SERVICE_KEYS, (facts.service.tid,)), Key(OWNERS, (facts.account.bank,)))
 
     def decide(self, rows: Rows, facts: Signing, now_s: int, entropy: Entropy) -> Decision:
-        expect_open(rows, facts.account.bank)
+        if facts.command.statement is not Statement.CLOSE_ACCOUNT:  # giving credit back harms nobody
+            expect_open(rows, facts.account.bank)
         service = rows.get(SERVICE_KEYS, facts.service.tid)
         assert service is not None
         proof = facts.command.statement is Statement.CREDIT_PROOF
@@ -317,10 +319,22 @@ class OpenServiceStep(SeStep[SeOpenService, Answered]):
             raise NonceMismatch
         if (message.tid, message.sid, message.com) != (service.tid, service.sid, service.com):
             raise FieldMismatch("the TSM accepted something else")
+        self.check_certificate(message, service, ctx.now_s)
         return replace(
             service, expires_at_s=message.expires_at_s, limit_minor=message.limit_minor, currency=message.currency,
             certificate=message.certificate, state="ACTIVE",
         )  # fmt: skip
+
+    def check_certificate(self, message: ServiceAccount, service: ServiceKeys, now_s: int) -> None:
+        """CERT_TID^TSM certifies this TID and this SE's own key (formal/core, UserTID)."""
+        tsm = self._se.tsm(service.tsm)
+        certificate = envelope.open_signed(
+            TidCertificate, message.certificate, tsm.key, issuer=tsm.name, audience=service.tid, now_s=now_s,
+            max_lifetime_s=OBJECT_LIFETIME_S,
+        ).message  # fmt: skip
+        pk_tid = PrivateKey.from_bytes(service.sk_tid).public.encoded
+        if (certificate.tid, certificate.pk_tid) != (service.tid, pk_tid):
+            raise FieldMismatch("CERT_TID certifies another key")
 
     def _activated(self, service: ServiceKeys, answer: bytes, ctx: Context) -> ServiceKeys:
         message = self._open(CardsActive, service, answer, ctx).message

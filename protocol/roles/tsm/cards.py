@@ -186,7 +186,8 @@ class IssueCardsStep(Step[Issuing]):
 
     def prepare(self, incoming: Incoming[Issuing], ctx: Context) -> Incoming[Issuing]:
         facts, policy = incoming.facts, self._tsm.policy
-        limit_minor = min(facts.grant.aid_limit_minor, policy.card_limit_minor)
+        # Paper §2.6: a card's limit is lower than the account's.
+        limit_minor = min(facts.grant.aid_limit_minor // 2, policy.card_limit_minor)
         if facts.service.maximum_minor:
             limit_minor = min(limit_minor, facts.service.maximum_minor)
         expires_at_s = min(policy.card_expiry_s(ctx.now_s), facts.grant.aid_exp_time_s)
@@ -220,8 +221,7 @@ class IssueCardsStep(Step[Issuing]):
         expect_state(service.state, "ACTIVE")
         if any(rows.find(CARDS, "modulus_digest", sha256(key.modulus)) for key in facts.keys):
             raise IdentifierTaken("card key was used before")
-        triples = zip(facts.cards, facts.keys, facts.pan_refs, strict=True)
-        inserts = tuple(Insert(CARDS, _row(facts, card, key, pan_ref)) for card, key, pan_ref in triples)
+        inserts = tuple(Insert(CARDS, _row(facts, position)) for position in range(len(facts.cards)))
         reply = CardsIssued(tid=service.tid, n_u=session.n_u, n_t=session.n_t, cards=facts.cards)
         expecting = Update(CARD_SESSIONS, replace(session, state="EXPECT_ACTIVATION"))
         return Decision(writes=(expecting, *inserts), reply=reply)
@@ -238,13 +238,15 @@ class IssueCardsStep(Step[Issuing]):
         return Wire(cose=outer)
 
 
-def _row(facts: Issuing, card: Card, key: CardKey, pan_ref: bytes) -> CardRow:
+def _row(facts: Issuing, position: int) -> CardRow:
+    card, key = facts.cards[position], facts.keys[position]
     return CardRow(
-        pan_ref=pan_ref,
+        pan_ref=facts.pan_refs[position],
         modulus_digest=sha256(key.modulus),
         tid=facts.service.tid,
         sid_digest=facts.grant.sid_digest,
         batch=facts.session.handle,
+        position=position,
         pan=card.pan,
         k_ac=card.k_ac,
         modulus=key.modulus,

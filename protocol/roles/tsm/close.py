@@ -75,7 +75,7 @@ class CloseAccountStep(AskingStep[Closing]):
     def decide(self, rows: Rows, facts: Closing, now_s: int, entropy: Entropy) -> Decision:
         entry = rows.get(TID_LIST, facts.entry.sid_digest)
         assert entry is not None
-        expect_state(entry.state, "ACTIVE")
+        expect_state(entry.state, "ACTIVE", "EXPECT_RELEASE")
         ended = tuple(
             Update(CARDS, replace(card, state="CLOSED")) for card in rows.find(CARDS, "sid_digest", entry.sid_digest)
         )
@@ -101,8 +101,8 @@ class CloseAccountStep(AskingStep[Closing]):
         entry = rows.get(TID_LIST, facts.entry.sid_digest)
         assert entry is not None
         if isinstance(heard, ProtocolError) and not isinstance(heard, GrantUnknown):
-            # The cards stay ended; the grant is ours to release again under a new request.
-            return Decision(writes=(Update(TID_LIST, replace(entry, state="ACTIVE")),), refusal=heard)
+            # The cards stay ended and no others are issued; the release can be asked for again.
+            return Decision(refusal=heard)
         released = Update(TID_LIST, replace(entry, state="RELEASED"))
         return Decision(writes=(released,), reply=AccountClosed(tid=entry.tid, sid=entry.sid))
 

@@ -15,14 +15,13 @@ DAY_S: Final = 24 * 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TsmPolicy:
-    """What this TSM allows. `uses` 1 makes single-use cards, which no merchant can link; 0 is no bound."""
+    """What this TSM allows. `uses` 1 makes single-use cards, which no merchant can link."""
 
     session_life_s: int = 3600
     card_grid_s: int = DAY_S
     card_steps: int = 7
     card_limit_minor: int = 50_000
     uses: int = 1
-    channel: str = "contactless"
     terminal_key_life_s: int = 30 * DAY_S
     max_pass_life_s: int = DAY_S
 

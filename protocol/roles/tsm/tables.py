@@ -55,13 +55,14 @@ class CardSession:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardRow:
-    """An issued card. The PAN is looked up by a keyed digest only."""
+    """An issued card. The PAN is looked up by a keyed digest only; `position` is its leaf under the signed root."""
 
     pan_ref: bytes
     modulus_digest: bytes
     tid: str
     sid_digest: bytes
     batch: bytes
+    position: int
     pan: str
     k_ac: bytes
     modulus: bytes

@@ -30,6 +30,7 @@ def upgrade() -> None:
         sa.Column("tid", sa.Text(), nullable=False),
         sa.Column("sid_digest", sa.LargeBinary(), nullable=False),
         sa.Column("batch", sa.LargeBinary(), nullable=False),
+        sa.Column("position", sa.BigInteger(), nullable=False),
         sa.Column("pan", sa.LargeBinary(), nullable=False),
         sa.Column("k_ac", sa.LargeBinary(), nullable=False),
         sa.Column("modulus", sa.LargeBinary(), nullable=False),
