@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from attestation.certificate import AttestationKey, issue_attestation_certificate
@@ -80,17 +81,16 @@ class Bundle:
         """The settings of a party of the environment. Raises: SettingsInvalid."""
         return load_settings(self.environment / party / "settings.toml", role)
 
-    def put(self, name: str, key: PrivateKey, der: bytes) -> dict[str, str]:
-        """Write key and certificate; where they are, relative to the bundle."""
+    def put(self, name: str, key: PrivateKey, der: bytes) -> str:
+        """Write key and certificate into one file; where it is, relative to the bundle."""
         pem = key.native().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        path = self.folder / f"{name}.key.pem"
+        path = self.folder / f"{name}.pem"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
-        path.write_bytes(pem)
-        write_certificate(self.folder / f"{name}.pem", der)
-        return {"key": f"{name}.key.pem", "certificate": f"{name}.pem"}
+        path.write_bytes(pem + x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM))
+        return f"{name}.pem"
 
-    def mint(self, name: str, role: Role, use: Use) -> dict[str, str]:
+    def mint(self, name: str, role: Role, use: Use) -> str:
         """A new key certified by the CA, in the environment's PKI and, with its private half, in the bundle."""
         key = PrivateKey.generate(self.entropy)
         der = issue(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from parties.assembly.common import Opened
-from parties.assembly.roles import STEPS, build_shop
+from parties.assembly.roles import STEPS, build_shop, build_tsm
 from parties.channels import Channels
 from parties.server.capture import Capture
 from parties.server.logs import configure_logs, log
@@ -23,6 +23,7 @@ from protocol.engine import OUTBOX, Engine
 from protocol.envelope import Wire
 from protocol.errors import Internal, ProtocolError, SettingsInvalid
 from protocol.roles.merchant import Shop, begin_sign_on, finish_sign_on
+from protocol.roles.tsm.release import give_back_stale
 from protocol.rows import MemoryStore, Store
 from protocol.types import Role
 
@@ -136,6 +137,13 @@ def _tasks(
     tasks: list[tuple[float, Callable[[], None]]] = []
     if opened.settings.role.value in TABLES:
         tasks += [(SWEEP_EVERY_S, sweep), (RESUME_EVERY_S, resume)]
+    if opened.settings.role is Role.TSM:
+        tsm = build_tsm(opened)
+
+        def give_back() -> None:
+            give_back_stale(tsm, store, channels, opened.clock.now_s(), opened.entropy)
+
+        tasks.append((SWEEP_EVERY_S, give_back))
     if opened.settings.role is Role.MERCHANT:
         tasks.append((RESUME_EVERY_S, TerminalSignOn(build_shop(opened), opened, store, channels).ensure))
     return tuple(tasks)

@@ -294,6 +294,12 @@ def _taken(settings: Settings, check: str, address: str) -> Finding:
     except (OSError, ValueError):
         root, mine = "", b""
     shaken = shake_hands(address, settings.name, root) if root else None
-    if shaken is not None and shaken.certificate == mine and shaken.outcome in (Outcome.GOOD, Outcome.HUNG_UP):
-        return ok(check, f"this party serves on {address} now")
-    return fail(check, f"another program listens on {address}", "end it, or choose another port here and in [peers]")
+    if shaken is None or shaken.outcome not in (Outcome.GOOD, Outcome.HUNG_UP):
+        return fail(
+            check, f"another program listens on {address}", "end it, or choose another port here and in [peers]"
+        )
+    if shaken.certificate != mine:
+        return warn(
+            check, f"this party serves on {address} with another certificate than in {settings.pki}", "restart it"
+        )
+    return ok(check, f"this party serves on {address} now")

@@ -9,14 +9,13 @@ from protocol.crypto import PublicKey, same
 from protocol.engine import Ask, AskingStep, Context, Incoming
 from protocol.envelope import Stamp, Wire
 from protocol.errors import FieldMismatch, GrantUnknown, ProtocolError, UnknownSession
-from protocol.messages.service import AccountClosed, CloseAccount, GrantRelease, GrantReleased
-from protocol.pki import Use
+from protocol.messages.service import AccountClosed, CloseAccount, GrantReleased
 from protocol.ports import Entropy
-from protocol.roles.party import expect_state, known_party
+from protocol.roles.party import expect_state
 from protocol.roles.tsm.party import Tsm
+from protocol.roles.tsm.release import RELEASE_RPC, open_released, sealed_release
 from protocol.roles.tsm.tables import CARDS, SERVICES, TID_LIST, Service, TidEntry
 from protocol.rows import Decision, Key, Read, Rows, Update, Where
-from protocol.types import Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +55,7 @@ class CloseAccountStep(AskingStep[Closing]):
 
     def prepare(self, incoming: Incoming[Closing], ctx: Context) -> Incoming[Closing]:
         entry = incoming.facts.entry
-        release = GrantRelease(aid=entry.aid, sid=entry.sid)
-        signed = envelope.sign(
-            self._tsm.keys.signer, release, audience=entry.bank, stamp=Stamp.fresh(ctx.now_s, ctx.entropy)
-        )
-        key = self._tsm.directory.named(entry.bank, Use.SEAL).key
-        wire = Wire(cose=cose.seal(key, name=GrantRelease.NAME, plaintext=signed))
-        ask = Ask(peer=entry.bank, rpc="Bank.ReleaseGrant", wire=wire)
+        ask = Ask(peer=entry.bank, rpc=RELEASE_RPC, wire=sealed_release(self._tsm, entry, ctx.now_s, ctx.entropy))
         return replace(incoming, facts=replace(incoming.facts, ask=ask))
 
     def ask(self, facts: Closing) -> Ask:
@@ -79,21 +72,11 @@ class CloseAccountStep(AskingStep[Closing]):
         ended = tuple(
             Update(CARDS, replace(card, state="CLOSED")) for card in rows.find(CARDS, "sid_digest", entry.sid_digest)
         )
-        return Decision(writes=(Update(TID_LIST, replace(entry, state="EXPECT_RELEASE")), *ended))
+        closing = Update(TID_LIST, replace(entry, state="EXPECT_RELEASE", asked_at_s=now_s))
+        return Decision(writes=(closing, *ended))
 
     def hear(self, facts: Closing, question: Wire, answer: Wire, ctx: Context) -> GrantReleased:
-        signed = cose.unseal(
-            self._tsm.keys.seal, answer.cose, name=GrantReleased.NAME, max_bytes=self.max_bytes,
-            request_digest=question.digest,
-        )  # fmt: skip
-        bank = known_party(self._tsm.directory, facts.entry.bank, Role.BANK)
-        released = envelope.open_signed(
-            GrantReleased, signed, bank.key, issuer=bank.name, audience=self._tsm.keys.name, now_s=ctx.now_s,
-            request_digest=question.digest,
-        ).message  # fmt: skip
-        if released != GrantReleased(aid=facts.entry.aid, sid=facts.entry.sid):
-            raise FieldMismatch("the bank released something else")
-        return released
+        return open_released(self._tsm, facts.entry, question, answer, ctx.now_s)
 
     def finish(
         self, rows: Rows, facts: Closing, heard: GrantReleased | ProtocolError, now_s: int, entropy: Entropy

@@ -23,7 +23,10 @@ class Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TidEntry:
-    """Paper table 2 (TIDiList), a row per grant; its TIDi_CreditINFO are the rows of `cards` that name this SID."""
+    """Paper table 2 (TIDiList), a row per grant; its TIDi_CreditINFO are the rows of `cards` that name this SID.
+
+    `asked_at_s` is when the bank was last asked about it.
+    """
 
     sid_digest: bytes
     sid: bytes
@@ -38,6 +41,7 @@ class TidEntry:
     k_bank: bytes
     promise: bytes
     cert_tid: bytes
+    asked_at_s: int
     state: str
 
 
@@ -93,12 +97,14 @@ class Terminal:
 
 SERVICES: Final = Table("services", Service, ("tid",), unique=(("kid_tid",),), sealed=frozenset({"k_tid"}))
 TID_LIST: Final = Table(
-    "tid_list", TidEntry, ("sid_digest",), index=("tid", "aid"), sealed=frozenset({"sid", "k_bank", "promise"})
+    "tid_list", TidEntry, ("sid_digest",), index=("tid", "aid", "state"), sealed=frozenset({"sid", "k_bank", "promise"})
 )
 CARD_SESSIONS: Final = Table("card_sessions", CardSession, ("handle",), expires="expires_at_s")
 CARDS: Final = Table(
     "cards", CardRow, ("pan_ref",), unique=(("modulus_digest",),), index=("batch", "sid_digest"),
     sealed=frozenset({"pan", "k_ac"}),
 )  # fmt: skip
-TERMINALS: Final = Table("terminals", Terminal, ("terminal",), unique=(("kid_terminal",),), index=("merchant",))
+TERMINALS: Final = Table(
+    "terminals", Terminal, ("terminal",), unique=(("kid_terminal",),), index=("merchant", "merchant_identifier")
+)
 TSM_TABLES: Final = (SERVICES, TID_LIST, CARD_SESSIONS, CARDS, TERMINALS)

@@ -51,6 +51,7 @@ class SignOnStep(Step[SigningOn]):
             Key(TERMINALS, (facts.message.terminal,)),
             Where(TERMINALS, "kid_terminal", facts.kid),
             Where(TERMINALS, "merchant", facts.merchant),
+            Where(TERMINALS, "merchant_identifier", facts.message.merchant_identifier),
         )
 
     def decide(self, rows: Rows, facts: SigningOn, now_s: int, entropy: Entropy) -> Decision:
@@ -61,6 +62,9 @@ class SignOnStep(Step[SigningOn]):
         named = {(t.merchant_name, t.merchant_identifier) for t in rows.find(TERMINALS, "merchant", facts.merchant)}
         if named - {(message.merchant_name, message.merchant_identifier)}:
             raise IdentifierTaken("the merchant is registered under another name")
+        same_identifier = rows.find(TERMINALS, "merchant_identifier", message.merchant_identifier)
+        if any(other.merchant != facts.merchant for other in same_identifier):
+            raise IdentifierTaken("the merchant identifier is another merchant's")  # CN-14
         row = Terminal(
             terminal=message.terminal, merchant=facts.merchant, merchant_name=message.merchant_name,
             merchant_identifier=message.merchant_identifier, terminal_key=message.terminal_key,

@@ -108,6 +108,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("kid_terminal", name=op.f("uq_terminals_kid_terminal")),
     )
     op.create_index(op.f("ix_terminals_merchant"), "terminals", ["merchant"], unique=False)
+    op.create_index(op.f("ix_terminals_merchant_identifier"), "terminals", ["merchant_identifier"], unique=False)
     op.create_table(
         "tid_list",
         sa.Column("sid_digest", sa.LargeBinary(), nullable=False),
@@ -123,8 +124,10 @@ def upgrade() -> None:
         sa.Column("k_bank", sa.LargeBinary(), nullable=False),
         sa.Column("promise", sa.LargeBinary(), nullable=False),
         sa.Column("cert_tid", sa.LargeBinary(), nullable=False),
+        sa.Column("asked_at_s", sa.BigInteger(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("sid_digest", name=op.f("pk_tid_list")),
     )
     op.create_index(op.f("ix_tid_list_aid"), "tid_list", ["aid"], unique=False)
+    op.create_index(op.f("ix_tid_list_state"), "tid_list", ["state"], unique=False)
     op.create_index(op.f("ix_tid_list_tid"), "tid_list", ["tid"], unique=False)
