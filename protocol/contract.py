@@ -155,9 +155,11 @@ class SignedObject:
 COMMON_CODES: Final = frozenset({
     "MALFORMED", "OVERSIZE", "WRONG_MESSAGE", "SIGNATURE_INVALID", "WRONG_ISSUER", "WRONG_AUDIENCE", "EXPIRED",
     "NOT_YET_VALID", "LIFETIME_TOO_LONG", "REPLAY", "UNAVAILABLE", "OVERLOADED", "STORAGE_FAULT",
-    "INTERNAL",
+    "PEER_ANSWER_INVALID", "INTERNAL",
 })  # fmt: skip
-"""What opening, deciding once and running can refuse in every call. A stateless call never answers REPLAY."""
+"""What opening, deciding once and running can refuse in every call.
+
+A stateless call never answers REPLAY, and only a call that asks another party PEER_ANSWER_INVALID."""
 
 
 def common_codes(form: Form) -> frozenset[str]:
@@ -254,8 +256,8 @@ _TSM: Final = (
         step="protocol.roles.tsm.register.ProveCreditStep",
         codes=(  # the last four are the bank's, passed on
             "UNKNOWN_SESSION", "FIELD_MISMATCH", "NONCE_MISMATCH", "COMMITMENT_MISMATCH", *_PARTY, "PASS_INVALID",
-            "POSSESSION_INVALID", "IDENTIFIER_TAKEN", "CREDIT_MISMATCH", "WRONG_STATE", "AID_ALREADY_GRANTED",
-            "WRONG_PEER",
+            "POSSESSION_INVALID", "IDENTIFIER_TAKEN", "CREDIT_MISMATCH", "WRONG_STATE",
+            "AID_ALREADY_GRANTED", "WRONG_PEER",
         ),
     ),
     Rpc(
@@ -359,6 +361,7 @@ _SE: Final = (
     _command(
         "InstallCards", "card", SeInstallCards, SealedRequest, ("CARD-4", "CARD-5"),
         *_PARTY, "DECRYPTION_FAILED", "PAYMENT_CLOSED", "FIELD_MISMATCH", "NONCE_MISMATCH", "WRONG_STATE",
+        "CARD_DATA_INVALID",
     ),
     _command("Status", "status", SeStatus, SeState, ()),
 )  # fmt: skip

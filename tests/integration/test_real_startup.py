@@ -139,7 +139,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def starts(environment, tmp_path_factory):
-    """Every case in a copy and a process of its own, which are forked when the program is loaded: that takes longest."""
+    """Every case in a copy and a process of its own, forked from one that has loaded the program, which takes long."""
     folder = tmp_path_factory.mktemp("cases")
     for number, (_, harm, _, _) in enumerate(CASES.values()):
         shutil.copytree(environment, folder / f"{number}")
@@ -172,7 +172,6 @@ def test_two_servers_on_one_port_are_not_two_servers(town, cli):
     assert (second.status, second.out) == (1, "")
     (line,) = second.err.splitlines()
     assert line.startswith("tapveil: PORT_IN_USE: can't listen on 127.0.0.1:")
-    assert cli("wallet", "status", "--phone", town.folder / "phone-1").status in (0, 1)
     with socket.create_connection(("127.0.0.1", town.deployment.ready["tsm-1"]["port"])):
         pass  # the first goes on
 
@@ -190,6 +189,6 @@ def test_a_phone_with_another_keys_certificate_is_told_so(environment, town, cli
 
 
 def test_init_refuses_a_folder_that_is_not_empty(environment, cli):
-    ran = cli("init", environment)
+    ran = cli("init", environment, "--json")
     assert (ran.status, ran.err.count("\n")) == (1, 1)
     assert "is not empty: name a new folder" in ran.err
