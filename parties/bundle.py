@@ -51,7 +51,7 @@ class Wanted:
     bank: str = "bank-a"
     tsm: str = "tsm-1"
     played_bank: str = "bank-b"
-    phones: int = 40
+    phones: int = 36
 
 
 @dataclass

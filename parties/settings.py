@@ -128,6 +128,6 @@ def _check_address(path: Path, setting: str, address: str) -> None:
 def _database(url: str, folder: Path) -> str:
     """A relative SQLite path starts at the settings file, like every other path."""
     prefix = "sqlite:///"
-    if url.startswith(prefix) and not url.startswith(prefix + "/"):
+    if url.startswith(prefix) and not url.startswith((prefix + "/", prefix + "file:")):
         return prefix + str(folder.resolve() / url.removeprefix(prefix))
     return url

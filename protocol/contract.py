@@ -216,6 +216,7 @@ _BANK: Final = (
         reply=AidCertificate, reply_form=Form.SEALED_WITH_KEY_UNDER_KX, reply_signer=Key.BANK,
         step="protocol.roles.bank.account.CertifyAccountStep",
         codes=(
+            "IDENTIFIER_TAKEN",
             "UNKNOWN_SESSION", "NONCE_MISMATCH", "FIELD_MISMATCH", *_QUOTE, "SOFTWARE_UNKNOWN",
             "SOFTWARE_CHANGED", "WRONG_STATE", "FACTOR_LOCKED", "FACTORS_INSUFFICIENT", "ACCOUNT_LIMIT_REACHED",
         ),
@@ -247,7 +248,7 @@ _TSM: Final = (
         service="Tsm", name="OpenAccount", steps=("TID-1a", "TID-1b"),
         request=ServiceRequest, request_form=Form.SEALED, request_signer=Key.TID,
         reply=ServiceOffer, reply_form=Form.SEALED, reply_signer=Key.TSM,
-        step="protocol.roles.tsm.register.OpenAccountStep",
+        step="protocol.roles.tsm.register.OpenAccountStep", codes=("FIELD_MISMATCH",),
     ),
     Rpc(
         service="Tsm", name="ProveCredit", steps=("TID-0", "TID-2d", "TID-3a", "TID-3b", "TID-3d", "TID-4"),

@@ -154,12 +154,14 @@ def parse_sign1(data: bytes, *, max_bytes: int) -> Sign1:
 def verify(sign1: Sign1, key: PublicKey, *, name: str, request_digest: bytes = b"") -> Verified:
     """The same object, believed. Key, name and context are the receiver's, never the message's.
 
-    Raises: WrongMessage, SignatureInvalid.
+    Raises: WrongMessage, SignatureInvalid, Malformed (its `kid` names another key).
     """
     if sign1.name != name:
         raise WrongMessage(f"got {sign1.name}, want {name}")
     data = _to_be_signed(sign1.protected, _context(name, request_digest), sign1.payload)
     P256.verify(key, sign1.signature, data)
+    if sign1.kid != key.thumbprint:
+        raise Malformed("kid is not the thumbprint of the signing key")
     return Verified(claims=sign1.claims, payload=sign1.payload, key=key, wire=sign1.wire)
 
 

@@ -20,7 +20,7 @@ def conformance() -> None:
 @click.option("--bank", default="bank-a", show_default=True, help="The bank under test.")
 @click.option("--tsm", default="tsm-1", show_default=True, help="The TSM under test.")
 @click.option("--played-bank", default="bank-b", show_default=True, help="The bank that the suite plays; not running.")
-@click.option("--branch-codes", "phones", default=40, show_default=True, type=click.IntRange(2, 100),
+@click.option("--branch-codes", "phones", default=36, show_default=True, type=click.IntRange(2, 100),
               help="How many phones, each with a person and a branch code that works once.")  # fmt: skip
 @json_option
 @one_line_errors

@@ -36,8 +36,11 @@ def _targets(config: pytest.Config) -> dict[str, str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a target, these tests start real servers."""
-    if not _targets(config):
+    """Without a target, these tests start real servers; with one, they need a bundle."""
+    targets = _targets(config)
+    if targets and config.getoption("--bundle", None) is None:
+        raise pytest.UsageError("--target needs --bundle DIR: see tests/conformance/README.md")
+    if not targets and config.getoption("--bundle", None) is None:
         for item in items:
             if Path(__file__).parent in item.path.parents:
                 item.add_marker(pytest.mark.real)
@@ -53,8 +56,6 @@ def bundle(
     request: pytest.FixtureRequest, targets: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Bundle]:
     folder = request.config.getoption("--bundle", None)
-    if targets and folder is None:
-        raise pytest.UsageError("--target needs --bundle DIR: see tests/conformance/README.md")
     if folder is not None:
         yield Bundle(Path(folder), targets)
         return

@@ -20,7 +20,6 @@ NOT_YET = (pytest.fail.Exception, AssertionError, Refusal)
 """Not refused, or answered otherwise: a fault in the run itself is still an error."""
 
 
-@pytest.mark.xfail(raises=NOT_YET, reason=SAME_BYTES)
 def test_AID_5_same_bytes_get_their_answer_after_an_update_began(phones: Phones) -> None:
     phone = phones.installed()
     draft = phone.certify(phone.opening())
@@ -30,7 +29,6 @@ def test_AID_5_same_bytes_get_their_answer_after_an_update_began(phones: Phones)
     assert draft.post(cose).certificate.payload == first.certificate.payload
 
 
-@pytest.mark.xfail(raises=NOT_YET, reason=SAME_BYTES)
 def test_CARD_3_same_bytes_get_their_answer_after_the_account_was_closed(registered: Registered) -> None:
     n_u, n_t = registered.session()
     wallet, offer = registered.wallet, registered.offer
@@ -41,9 +39,6 @@ def test_CARD_3_same_bytes_get_their_answer_after_the_account_was_closed(registe
     assert draft.post(cose).payload == first.payload
 
 
-@pytest.mark.xfail(
-    raises=NOT_YET, reason="payloads.cddl, section 1: a cti that this key used before is refused as such"
-)
 def test_INIT_3_a_used_cti_is_a_replay_also_with_a_used_branch_code(phones: Phones) -> None:
     phone = phones.new()
     cti = os.urandom(16)
@@ -52,7 +47,6 @@ def test_INIT_3_a_used_cti_is_a_replay_also_with_a_used_branch_code(phones: Phon
         phone.enroll().send(cti=cti)
 
 
-@pytest.mark.xfail(raises=NOT_YET, reason=KID)
 @pytest.mark.parametrize("kid", [b"", bytes(31), bytes(33), bytes(32)], ids=["empty", "short", "long", "another"])
 def test_AID_5_the_kid_is_the_thumbprint_of_the_key(kid: bytes, phones: Phones) -> None:
     phone = phones.payer()
@@ -60,14 +54,12 @@ def test_AID_5_the_kid_is_the_thumbprint_of_the_key(kid: bytes, phones: Phones) 
         phone.certify(phone.opening()).send(kid=kid)
 
 
-@pytest.mark.xfail(raises=NOT_YET, reason=KID)
 @pytest.mark.parametrize("kid", [b"", bytes(31), bytes(33), bytes(32)], ids=["empty", "short", "long", "another"])
 def test_TID_1a_the_kid_is_the_thumbprint_of_the_key(kid: bytes, bundle: Bundle, to_tsm: Connection) -> None:
     with refused("MALFORMED", "UNKNOWN_KEY", "SIGNATURE_INVALID"):
         Wallet(bundle.tsm, to_tsm).open_account().send(kid=kid)
 
 
-@pytest.mark.xfail(raises=NOT_YET, reason=PAIRS)
 def test_INIT_3_pk_u_is_not_ek_u(phones: Phones) -> None:
     phone = phones.new()
     phone.dk_u = phone.sk_u
@@ -75,7 +67,6 @@ def test_INIT_3_pk_u_is_not_ek_u(phones: Phones) -> None:
         phone.enroll().send()
 
 
-@pytest.mark.xfail(raises=NOT_YET, reason=PAIRS)
 def test_AID_5_pk_aid_is_not_ek_aid(phones: Phones) -> None:
     phone = phones.payer()
     opening = phone.opening()
@@ -84,7 +75,6 @@ def test_AID_5_pk_aid_is_not_ek_aid(phones: Phones) -> None:
         phone.certify(opening).send()
 
 
-@pytest.mark.xfail(raises=NOT_YET, reason=PAIRS)
 def test_TID_1a_pk_tid_is_not_ek_tid(bundle: Bundle, to_tsm: Connection) -> None:
     wallet = Wallet(bundle.tsm, to_tsm)
     wallet.dk_tid = wallet.sk_tid
@@ -92,9 +82,6 @@ def test_TID_1a_pk_tid_is_not_ek_tid(bundle: Bundle, to_tsm: Connection) -> None
         wallet.open_account().send()
 
 
-@pytest.mark.xfail(
-    raises=NOT_YET, reason="design §3: one AID per grant; two accounts with one key are two names of one pseudonym"
-)
 def test_AID_5_a_key_is_certified_once(phones: Phones, played_tsm: PlayedTsm) -> None:
     phone = phones.payer()
     first, second = phone.opening(), phone.opening()
@@ -104,7 +91,6 @@ def test_AID_5_a_key_is_certified_once(phones: Phones, played_tsm: PlayedTsm) ->
         phone.certify(second).send()
 
 
-@pytest.mark.xfail(raises=NOT_YET, reason="design §3 CARD-5: the list of numbers is the batch, each once")
 def test_CARD_5_names_each_card_once(registered: Registered, played_bank: PlayedBank) -> None:
     n_u, n_t = registered.session()
     wallet, offer = registered.wallet, registered.offer

@@ -13,6 +13,7 @@ from protocol.errors import (
     FactorLocked,
     FactorsInsufficient,
     FieldMismatch,
+    IdentifierTaken,
     NonceMismatch,
     ProtocolError,
     UnknownSession,
@@ -175,7 +176,6 @@ class CertifyAccountStep(Step[Certifying]):
             raise NonceMismatch
         self.check_secure_element(message, by_se, phone, now_s)
         self.check_self_signature(message, by_aid, now_s)
-        self.check_evidence(message, phone, now_s)
         facts = Certifying(session=session, phone=phone, message=message)
         evidence = (
             (AccountKeys.NAME, opened.wire), (AccountKeysBySe.NAME, by_se), (AccountKeysByAid.NAME, by_aid)
@@ -194,6 +194,8 @@ class CertifyAccountStep(Step[Certifying]):
     def check_self_signature(self, message: AccountKeys, by_aid: bytes, now_s: int) -> None:
         """`S_AID(N_U, N_B, EK_AID)`: PK_AID's owner is in this session."""
         PublicKey.from_bytes(message.ek_aid)
+        if message.ek_aid == message.pk_aid:
+            raise FieldMismatch("one key for signing and for encryption")
         pk_aid = PublicKey.from_bytes(message.pk_aid)
         statement = envelope.open_signed(
             AccountKeysByAid, by_aid, pk_aid, issuer=pk_aid.thumbprint.hex(), audience=self._bank.keys.name,
@@ -212,6 +214,7 @@ class CertifyAccountStep(Step[Certifying]):
 
     def prepare(self, incoming: Incoming[Certifying], ctx: Context) -> Incoming[Certifying]:
         facts = incoming.facts
+        self.check_evidence(facts.message, facts.phone, ctx.now_s)
         customer = ctx.read(Key(CUSTOMERS, (facts.phone.user,))).get(CUSTOMERS, facts.phone.user)
         assert customer is not None
         proofs = [auth.proof for auth in facts.message.auth if auth.factor is Factor.PASSCODE]
@@ -222,7 +225,7 @@ class CertifyAccountStep(Step[Certifying]):
         user = facts.phone.user
         return (
             Key(ACCOUNT_SESSIONS, (facts.session.session,)), Key(CUSTOMERS, (user,)),
-            Where(ANONYMOUS_ACCOUNTS, "customer", user),
+            Where(ANONYMOUS_ACCOUNTS, "customer", user), Where(ANONYMOUS_ACCOUNTS, "pk_aid", facts.message.pk_aid),
         )  # fmt: skip
 
     def decide(self, rows: Rows, facts: Certifying, now_s: int, entropy: Entropy) -> Decision:
@@ -233,6 +236,8 @@ class CertifyAccountStep(Step[Certifying]):
         expect_state(session.state, "EXPECT_KEYS")
         if customer.state == "LOCKED":
             raise FactorLocked
+        if rows.find(ANONYMOUS_ACCOUNTS, "pk_aid", facts.message.pk_aid):
+            raise IdentifierTaken("one key, one pseudonym")
         if not facts.authenticated:
             return self._wrong_entry(customer, session)
         policy = self._bank.policy

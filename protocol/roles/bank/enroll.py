@@ -132,6 +132,8 @@ class EnrollStep(Step[Enrolling]):
         message = opened.message
         if message.pk_u != statement.pk_u:
             raise FieldMismatch("PK_U")
+        if statement.pk_u in (statement.ek_u, statement.attestation_key, statement.wallet_key):
+            raise FieldMismatch("one key for two uses")
         for encoded in (statement.ek_u, statement.wallet_key):
             PublicKey.from_bytes(encoded)
         key, trust_class = self._bank.appraiser.certify(statement.attestation_certificate, ctx.now_s)
@@ -150,8 +152,8 @@ class EnrollStep(Step[Enrolling]):
 
     def prepare(self, incoming: Incoming[Enrolling], ctx: Context) -> Incoming[Enrolling]:
         facts, policy = incoming.facts, self._bank.policy
-        if not facts.user:
-            raise BranchCodeInvalid
+        if not facts.user:  # `decide` refuses it, after it has looked for a replay
+            return incoming
         certificate = issue(
             self._bank.issuer, PublicKey.from_bytes(facts.statement.pk_u), role=Role.USER, name=facts.user,
             use=Use.SIGN, from_s=ctx.now_s - 60, until_s=ctx.now_s + policy.certificate_life_s, entropy=ctx.entropy,

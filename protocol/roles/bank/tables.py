@@ -117,7 +117,12 @@ ACCOUNT_SESSIONS: Final = Table(
     "account_sessions", AccountSession, ("session",), sealed=frozenset({"kx"}), expires="expires_at_s"
 )
 ANONYMOUS_ACCOUNTS: Final = Table(
-    "anonymous_accounts", AnonymousAccount, ("aid",), index=("customer",), sealed=frozenset({"k_aid"})
+    "anonymous_accounts",
+    AnonymousAccount,
+    ("aid",),
+    unique=(("pk_aid",),),
+    index=("customer",),
+    sealed=frozenset({"k_aid"}),
 )
 GRANTS: Final = Table("grants", Grant, ("aid", "sid_digest"))
 LIVE_GRANTS: Final = Table("live_grants", LiveGrant, ("aid",))

@@ -9,7 +9,7 @@ from protocol.card.possession import verify_card_key, verify_possession
 from protocol.commitments import card_leaf, card_session, merkle_root, possession_digest
 from protocol.crypto import PublicKey, same, sha256
 from protocol.engine import Context, Incoming, Step
-from protocol.envelope import OVERHEAD_BYTES, Opened, Stamp, Wire
+from protocol.envelope import OVERHEAD_BYTES, Stamp, Wire
 from protocol.errors import (
     CardKeyInvalid,
     FieldMismatch,
@@ -115,13 +115,13 @@ def session_of(wire: Wire, ctx: Context) -> tuple[CardSession, Service]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issuing:
-    """CARD-3, verified: keys under the signed root, each possessed; the pass of the TID's live grant."""
+    """CARD-3, verified: keys under the signed root, each possessed; `grant` once the pass was found to be its."""
 
     session: CardSession
     service: Service
-    grant: TidEntry
     message: CardKeys
     keys: tuple[CardKey, ...]
+    grant: TidEntry | None = None
     cards: tuple[Card, ...] = ()
     pan_refs: tuple[bytes, ...] = ()
 
@@ -153,10 +153,8 @@ class IssueCardsStep(Step[Issuing]):
         keys = tuple(CardKey.from_bytes(part) for part in rest)
         self.check_root(message, keys)
         self.check_possession(message, keys)
-        grant = self._live_grant(service.tid, ctx)
-        shown = self._check_pass(message, grant, ctx)
-        facts = Issuing(session=session, service=service, grant=grant, message=message, keys=keys)
-        evidence = ((CardKeys.NAME, opened.wire), (LaunchPass.NAME, shown.wire))
+        facts = Issuing(session=session, service=service, message=message, keys=keys)
+        evidence = ((CardKeys.NAME, opened.wire), (LaunchPass.NAME, message.launch_pass))
         return Incoming(facts=facts, key=opened.key, claims=opened.claims, evidence=evidence)
 
     def check_root(self, message: CardKeys, keys: tuple[CardKey, ...]) -> None:
@@ -178,30 +176,32 @@ class IssueCardsStep(Step[Issuing]):
             raise GrantUnknown
         return max(live, key=lambda entry: entry.aid_exp_time_s)
 
-    def _check_pass(self, message: CardKeys, grant: TidEntry, ctx: Context) -> Opened[LaunchPass]:
+    def _check_pass(self, message: CardKeys, grant: TidEntry, ctx: Context) -> None:
         bank = known_party(self._tsm.directory, grant.bank, Role.BANK)
         shown = self.passes.open_pass(message.launch_pass, bank, grant.aid, ctx.now_s)
         self.passes.check_card_possession(shown, message.possession, message.n_t, ctx.now_s)
-        return shown
 
     def prepare(self, incoming: Incoming[Issuing], ctx: Context) -> Incoming[Issuing]:
         facts, policy = incoming.facts, self._tsm.policy
+        grant = self._live_grant(facts.service.tid, ctx)
+        self._check_pass(facts.message, grant, ctx)
         # Paper §2.6: a card's limit is lower than the account's.
-        limit_minor = min(facts.grant.aid_limit_minor // 2, policy.card_limit_minor)
+        limit_minor = min(grant.aid_limit_minor // 2, policy.card_limit_minor)
         if facts.service.maximum_minor:
             limit_minor = min(limit_minor, facts.service.maximum_minor)
-        expires_at_s = min(policy.card_expiry_s(ctx.now_s), facts.grant.aid_exp_time_s)
+        expires_at_s = min(policy.card_expiry_s(ctx.now_s), grant.aid_exp_time_s)
         cards = tuple(
             self._tsm.issuer.personalize(
                 pan=self._tsm.issuer.new_pan(ctx.entropy), modulus=key.modulus, expires_at_s=expires_at_s,
-                limit_minor=limit_minor, currency=facts.grant.currency, now_s=ctx.now_s, entropy=ctx.entropy,
+                limit_minor=limit_minor, currency=grant.currency, now_s=ctx.now_s, entropy=ctx.entropy,
             )
             for key in facts.keys
         )  # fmt: skip
         pan_refs = tuple(self._tsm.secrets.blind("pan", card.pan.encode()) for card in cards)
-        return replace(incoming, facts=replace(facts, cards=cards, pan_refs=pan_refs))
+        return replace(incoming, facts=replace(facts, grant=grant, cards=cards, pan_refs=pan_refs))
 
     def reads(self, facts: Issuing) -> tuple[Read, ...]:
+        assert facts.grant is not None
         return (
             Key(CARD_SESSIONS, (facts.session.handle,)),
             Key(TID_LIST, (facts.grant.sid_digest,)),
@@ -210,6 +210,7 @@ class IssueCardsStep(Step[Issuing]):
         )
 
     def decide(self, rows: Rows, facts: Issuing, now_s: int, entropy: Entropy) -> Decision:
+        assert facts.grant is not None
         session = rows.get(CARD_SESSIONS, facts.session.handle)
         grant, service = rows.get(TID_LIST, facts.grant.sid_digest), rows.get(SERVICES, facts.service.tid)
         assert grant is not None
@@ -221,7 +222,7 @@ class IssueCardsStep(Step[Issuing]):
         expect_state(service.state, "ACTIVE")
         if any(rows.find(CARDS, "modulus_digest", sha256(key.modulus)) for key in facts.keys):
             raise IdentifierTaken("card key was used before")
-        inserts = tuple(Insert(CARDS, _row(facts, position)) for position in range(len(facts.cards)))
+        inserts = tuple(Insert(CARDS, _row(facts, grant, position)) for position in range(len(facts.cards)))
         reply = CardsIssued(tid=service.tid, n_u=session.n_u, n_t=session.n_t, cards=facts.cards)
         expecting = Update(CARD_SESSIONS, replace(session, state="EXPECT_ACTIVATION"))
         return Decision(writes=(expecting, *inserts), reply=reply)
@@ -238,13 +239,13 @@ class IssueCardsStep(Step[Issuing]):
         return Wire(cose=outer)
 
 
-def _row(facts: Issuing, position: int) -> CardRow:
+def _row(facts: Issuing, grant: TidEntry, position: int) -> CardRow:
     card, key = facts.cards[position], facts.keys[position]
     return CardRow(
         pan_ref=facts.pan_refs[position],
         modulus_digest=sha256(key.modulus),
         tid=facts.service.tid,
-        sid_digest=facts.grant.sid_digest,
+        sid_digest=grant.sid_digest,
         batch=facts.session.handle,
         position=position,
         pan=card.pan,
@@ -291,6 +292,8 @@ class ActivateCardsStep(Step[Activating]):
         if not same(opened.message.n_t, session.n_t):
             raise NonceMismatch
         pan_refs = frozenset(self._tsm.secrets.blind("pan", pan.encode()) for pan in opened.message.pans)
+        if len(pan_refs) != len(opened.message.pans):
+            raise FieldMismatch("a card is named twice")
         facts = Activating(session=session, service=service, message=opened.message, pan_refs=pan_refs)
         evidence = ((CardActivation.NAME, opened.wire),)
         return Incoming(facts=facts, key=opened.key, claims=opened.claims, evidence=evidence)

@@ -84,6 +84,8 @@ class OpenAccountStep(StatelessStep[Opening]):
             ServiceRequest, sign1, key, issuer=claimed.tid, audience=self._tsm.keys.name, now_s=ctx.now_s
         )
         PublicKey.from_bytes(claimed.ek_tid)
+        if claimed.ek_tid == claimed.pk_tid:
+            raise FieldMismatch("one key for signing and for encryption")
         return Incoming(facts=Opening(message=opened.message), key=key, claims=opened.claims)
 
     def decide(self, rows: Rows, facts: Opening, now_s: int, entropy: Entropy) -> Decision:

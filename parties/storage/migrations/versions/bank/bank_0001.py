@@ -40,6 +40,7 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("activate_until_s", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("aid", name=op.f("pk_anonymous_accounts")),
+        sa.UniqueConstraint("pk_aid", name=op.f("uq_anonymous_accounts_pk_aid")),
     )
     op.create_index(op.f("ix_anonymous_accounts_customer"), "anonymous_accounts", ["customer"], unique=False)
     op.create_table(
