@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from protocol import codec
-from protocol.crypto import P256, PrivateKey, PublicKey
+from protocol.crypto import IV_BYTES, P256, PrivateKey, PublicKey
 from protocol.errors import (
     Expired,
     LifetimeTooLong,
@@ -27,7 +27,7 @@ SIGN1_TAG: Final = b"\xd2"  # tag 18
 ENCRYPT0_TAG: Final = b"\xd0"  # tag 16
 CTI_BYTES: Final = 16
 MAX_IDENTIFIER: Final = 64
-_ALG, _CONTENT_TYPE, _KID, _CLAIMS = 1, 3, 4, 15
+_ALG, _CONTENT_TYPE, _KID, _IV, _CLAIMS = 1, 3, 4, 5, 15
 _ISS, _AUD, _EXP, _IAT, _CTI = 1, 3, 4, 6, 7
 _MAX_TIME: Final = 1 << 40
 _PREFIX, _SUFFIX = "application/vnd.tapveil.", "+cbor"
@@ -136,7 +136,9 @@ def sign(key: PrivateKey, *, name: str, claims: Claims, payload: bytes, request_
 
 def parse_sign1(data: bytes, *, max_bytes: int) -> Sign1:
     """Raises: Oversize, Malformed, WrongMessage (another tag or content type scheme)."""
-    protected, payload, signature = _parse(data, SIGN1_TAG, 4, max_bytes)
+    protected, unprotected, payload, signature = _parse(data, SIGN1_TAG, 4, max_bytes)
+    if unprotected != {}:
+        raise Malformed("unprotected header is not empty")
     header = _header(protected, {_ALG, _CONTENT_TYPE, _KID, _CLAIMS})
     if header[_ALG] != P256.signature_alg or type(header[_KID]) is not bytes:
         raise Malformed("alg or kid is not the suite's")
@@ -174,21 +176,28 @@ def seal(key: PublicKey, *, name: str, plaintext: bytes, request_digest: bytes =
 
 def unseal(key: PrivateKey, data: bytes, *, name: str, max_bytes: int, request_digest: bytes = b"") -> bytes:
     """Raises: Oversize, Malformed, WrongMessage, DecryptionFailed."""
-    protected, ciphertext = _parse_encrypt0(data, P256.sealing_alg, name, max_bytes)
+    protected, unprotected, ciphertext = _parse_encrypt0(data, P256.sealing_alg, name, max_bytes)
+    if unprotected != {}:
+        raise Malformed("unprotected header is not empty")
     return P256.unseal(key, ciphertext, _encryption_context(protected, name, request_digest))
 
 
 def encrypt(key: bytes, entropy: Entropy, *, name: str, plaintext: bytes, request_digest: bytes = b"") -> bytes:
-    """COSE_Encrypt0 under the shared `key` (32 bytes). The random 12-byte IV leads the ciphertext."""
+    """COSE_Encrypt0 under the shared `key` (32 bytes), with a random 12-byte IV in its unprotected header."""
     protected = codec.encode({_ALG: P256.aead_alg, _CONTENT_TYPE: content_type(name)})
-    ciphertext = P256.encrypt(key, plaintext, _encryption_context(protected, name, request_digest), entropy)
-    return ENCRYPT0_TAG + codec.encode([protected, {}, ciphertext])
+    sealed = P256.encrypt(key, plaintext, _encryption_context(protected, name, request_digest), entropy)
+    return ENCRYPT0_TAG + codec.encode([protected, {_IV: sealed[:IV_BYTES]}, sealed[IV_BYTES:]])
 
 
 def decrypt(key: bytes, data: bytes, *, name: str, max_bytes: int, request_digest: bytes = b"") -> bytes:
     """Raises: Oversize, Malformed, WrongMessage, DecryptionFailed."""
-    protected, ciphertext = _parse_encrypt0(data, P256.aead_alg, name, max_bytes)
-    return P256.decrypt(key, ciphertext, _encryption_context(protected, name, request_digest))
+    protected, unprotected, ciphertext = _parse_encrypt0(data, P256.aead_alg, name, max_bytes)
+    if type(unprotected) is not dict or unprotected.keys() != {_IV}:
+        raise Malformed("unprotected header is not exactly the IV")
+    iv = unprotected[_IV]
+    if type(iv) is not bytes or len(iv) != IV_BYTES:
+        raise Malformed("IV is not 12 bytes")
+    return P256.decrypt(key, iv + ciphertext, _encryption_context(protected, name, request_digest))
 
 
 def _to_be_signed(protected: bytes, external_aad: bytes, payload: bytes) -> bytes:
@@ -199,24 +208,24 @@ def _encryption_context(protected: bytes, name: str, request_digest: bytes) -> b
     return codec.encode(["Encrypt0", protected, _context(name, request_digest)])  # RFC 9052 §5.3
 
 
-def _parse_encrypt0(data: bytes, alg: int, name: str, max_bytes: int) -> tuple[bytes, bytes]:
-    protected, ciphertext = _parse(data, ENCRYPT0_TAG, 3, max_bytes)
+def _parse_encrypt0(data: bytes, alg: int, name: str, max_bytes: int) -> tuple[bytes, Any, bytes]:
+    protected, unprotected, ciphertext = _parse(data, ENCRYPT0_TAG, 3, max_bytes)
     header = _header(protected, {_ALG, _CONTENT_TYPE})
     if _name(header[_CONTENT_TYPE]) != name:
         raise WrongMessage(f"sealed as another message than {name}")
     if header[_ALG] != alg:
         raise Malformed("alg is not the policy's")
-    return protected, ciphertext
+    return protected, unprotected, ciphertext
 
 
 def _parse(data: bytes, tag: bytes, length: int, max_bytes: int) -> list[Any]:
-    """The byte strings of a tagged COSE array, without its (empty) unprotected header."""
+    """The parts of a tagged COSE array: byte strings, but for the unprotected header in second place."""
     if data[:1] != tag:
         raise WrongMessage("not the COSE form this call takes")
     parts = codec.decode(data[1:], max_bytes=max_bytes)
-    if type(parts) is not list or len(parts) != length or parts.pop(1) != {}:
-        raise Malformed("not a COSE array with an empty unprotected header")
-    if any(type(part) is not bytes for part in parts):
+    if type(parts) is not list or len(parts) != length:
+        raise Malformed("not a COSE array of this form")
+    if any(type(part) is not bytes for part in (parts[0], *parts[2:])):
         raise Malformed("COSE parts are not byte strings")
     return parts
 

@@ -30,7 +30,7 @@ _VERIFY: Final = ec.ECDSA(hashes.SHA256())
 _SIGN: Final = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
 _HPKE: Final = hpke.Suite(hpke.KEM.P256, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 _SCALAR_BYTES: Final = 32
-_IV_BYTES: Final = 12
+IV_BYTES: Final = 12
 
 
 def sha256(*parts: bytes) -> bytes:
@@ -157,13 +157,13 @@ def _unseal(key: PrivateKey, ciphertext: bytes, info: bytes) -> bytes:
 
 
 def _encrypt(key: bytes, plaintext: bytes, aad: bytes, entropy: Entropy) -> bytes:
-    iv = entropy.bytes(_IV_BYTES)
+    iv = entropy.bytes(IV_BYTES)
     return iv + AESGCM(key).encrypt(iv, plaintext, aad)
 
 
 def _decrypt(key: bytes, ciphertext: bytes, aad: bytes) -> bytes:
     try:
-        return AESGCM(key).decrypt(ciphertext[:_IV_BYTES], ciphertext[_IV_BYTES:], aad)
+        return AESGCM(key).decrypt(ciphertext[:IV_BYTES], ciphertext[IV_BYTES:], aad)
     except (InvalidTag, ValueError) as exc:  # ValueError: an IV shorter than AES-GCM takes
         raise DecryptionFailed from exc
 

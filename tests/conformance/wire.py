@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 ES256, HPKE_ALG, A256GCM = -7, -65537, 3
 SIGN1, ENCRYPT0 = 18, 16
-ALG, CONTENT_TYPE, KID, CLAIMS = 1, 3, 4, 15
+ALG, CONTENT_TYPE, KID, IV, CLAIMS = 1, 3, 4, 5, 15
 ISS, AUD, EXP, IAT, CTI = 1, 3, 4, 6, 7
 DAY_S, SKEW_S, GRID_S = 86_400, 60, 60
 OBJECT_LIFE_S = 400 * DAY_S
@@ -252,7 +252,8 @@ def seal(point: bytes, name: str, plaintext: bytes, digest: bytes = b"") -> byte
 
 def unseal(key: Key, data: bytes, name: str, digest: bytes = b"") -> bytes:
     """Raises: BadWire."""
-    protected, ciphertext = _open_encrypt0(data, HPKE_ALG, name)
+    protected, unprotected, ciphertext = _open_encrypt0(data, HPKE_ALG, name)
+    need(unprotected == {}, "unprotected header is not empty")
     try:
         return _SUITE.decrypt(ciphertext, key.native, info=_enc_structure(protected, name, digest))
     except InvalidTag as exc:
@@ -260,28 +261,29 @@ def unseal(key: Key, data: bytes, name: str, digest: bytes = b"") -> bytes:
 
 
 def encrypt(key: bytes, name: str, plaintext: bytes, digest: bytes = b"") -> bytes:
-    """{m}K: IV | ciphertext and tag, with the enc-structure as additional data."""
+    """{m}K: ciphertext and tag, with the enc-structure as additional data and the IV in the unprotected header."""
     protected = encode({ALG: A256GCM, CONTENT_TYPE: media_type(name)})
     iv = os.urandom(12)
-    ciphertext = iv + AESGCM(key).encrypt(iv, plaintext, _enc_structure(protected, name, digest))
-    return head(6, ENCRYPT0) + encode([protected, {}, ciphertext])
+    ciphertext = AESGCM(key).encrypt(iv, plaintext, _enc_structure(protected, name, digest))
+    return head(6, ENCRYPT0) + encode([protected, {IV: iv}, ciphertext])
 
 
 def decrypt(key: bytes, data: bytes, name: str, digest: bytes = b"") -> bytes:
     """Raises: BadWire."""
-    protected, ciphertext = _open_encrypt0(data, A256GCM, name)
+    protected, unprotected, ciphertext = _open_encrypt0(data, A256GCM, name)
+    need(list(unprotected) == [IV] and len(unprotected[IV]) == 12, "unprotected header is not exactly the IV")
     try:
-        return AESGCM(key).decrypt(ciphertext[:12], ciphertext[12:], _enc_structure(protected, name, digest))
+        return AESGCM(key).decrypt(unprotected[IV], ciphertext, _enc_structure(protected, name, digest))
     except InvalidTag as exc:
         raise BadWire("does not open under the key") from exc
 
 
-def _open_encrypt0(data: bytes, alg: int, name: str) -> tuple[bytes, bytes]:
+def _open_encrypt0(data: bytes, alg: int, name: str) -> tuple[bytes, dict[int, bytes], bytes]:
     need(data[:1] == head(6, ENCRYPT0), "not a COSE_Encrypt0")
     parts = decode(data[1:])
-    need(isinstance(parts, list) and len(parts) == 3 and parts[1] == {}, "not three parts with an empty header")
+    need(isinstance(parts, list) and len(parts) == 3 and isinstance(parts[1], dict), "not three parts")
     need(decode(parts[0]) == {ALG: alg, CONTENT_TYPE: media_type(name)}, "header is another than the policy's")
-    return parts[0], parts[2]
+    return parts[0], parts[1], parts[2]
 
 
 def pack(*parts: bytes) -> bytes:

@@ -304,9 +304,7 @@ def test_health_and_reflection_are_served(town):
         ]
         listed, described = reflect(iter(asked), timeout=5)
     assert "tapveil.v1.Tsm" in {service.name for service in listed.list_services_response.service}
-    file = descriptor_pb2.FileDescriptorProto.FromString(
-        described.file_descriptor_response.file_descriptor_proto[0]
-    )
+    file = descriptor_pb2.FileDescriptorProto.FromString(described.file_descriptor_response.file_descriptor_proto[0])
     methods = {method.name for method in file.service[0].method}
     assert methods >= {rpc.name for rpc in contract.RPCS if rpc.service == "Tsm"}
 

@@ -154,17 +154,18 @@ def test_signature_and_digest_are_made_as_the_page_says(run: Run) -> None:
 def test_encryption_under_a_shared_key_is_made_as_the_page_says(run: Run) -> None:
     wire = run.requests["Tsm.ActivateCards"]
     tag = cbor2.loads(wire.cose)
-    protected, _, ciphertext = tag.value
+    protected, unprotected, ciphertext = tag.value
+    iv = unprotected[5]
     aad = encode(["Encrypt0", protected, encode(["tapveil-v1", "card-activation", b""])])
-    key = next(key for key in run.keys.shared if _opens(key, ciphertext, aad))
-    assert AESGCM(key).decrypt(ciphertext[:12], ciphertext[12:], aad)[:1] == b"\xd2"
+    key = next(key for key in run.keys.shared if _opens(key, iv, ciphertext, aad))
+    assert AESGCM(key).decrypt(iv, ciphertext, aad)[:1] == b"\xd2"
 
 
-def _opens(key: bytes, ciphertext: bytes, aad: bytes) -> bool:
+def _opens(key: bytes, iv: bytes, ciphertext: bytes, aad: bytes) -> bool:
     from cryptography.exceptions import InvalidTag
 
     try:
-        AESGCM(key).decrypt(ciphertext[:12], ciphertext[12:], aad)
+        AESGCM(key).decrypt(iv, ciphertext, aad)
     except InvalidTag:
         return False
     return True
