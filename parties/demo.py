@@ -40,13 +40,15 @@ def demo_scenario() -> Scenario:
 
 
 def sabotaged(scenario: Scenario, phase: str) -> Scenario:
-    """The scenario with one real fault in `phase`, met there: the step after it skips its own launch."""
+    """The scenario of one phone with one real fault in `phase`, met there: the step after it skips its own launch."""
     if phase not in SABOTAGE:
         raise SettingsInvalid(f"--sabotage takes one of {', '.join(PHASES)}")
     action, fault, fields = SABOTAGE[phase]
     steps: list[ScenarioStep] = []
     made = False
     for step in scenario.steps:
+        if step.fields.get("phone") != "phone-1":
+            continue
         if not made and step.do == action and step.phase == phase:
             if phase == "CARD":  # a second account, whose pass is good in itself
                 steps.append(_second_account(scenario))
@@ -56,7 +58,8 @@ def sabotaged(scenario: Scenario, phase: str) -> Scenario:
                 steps.append(replace(step, fields={**step.fields, "launch": False}))
                 continue
         steps.append(step)
-    return replace(scenario, name=f"{scenario.name}, sabotaged in {phase}", steps=tuple(steps))
+    name = f"{scenario.name}, sabotaged in {phase}"
+    return replace(scenario, name=name, phones=1, merchants=1, steps=tuple(steps))
 
 
 def _second_account(scenario: Scenario) -> ScenarioStep:

@@ -10,8 +10,6 @@ import click
 
 from parties.cli.output import json_option, one_line_errors, show
 from parties.settings import Settings, load_settings
-from parties.storage.database import sqlite_file
-from parties.storage.migrations import check_version, create_or_upgrade
 from protocol.errors import SettingsInvalid, StorageFault
 
 settings_option = click.option(
@@ -37,6 +35,8 @@ def _load(path: Path) -> Settings:
 @one_line_errors
 def upgrade(settings: Path, as_json: bool) -> None:
     """Bring the database to this program's version; creates it if there is none. Stop the server and back up first."""
+    from parties.storage.migrations import create_or_upgrade  # heavy: not for every other command
+
     loaded = _load(settings)
     create_or_upgrade(loaded.database, loaded.role.value)
     show({"database": loaded.database, "state": "up to date"}, as_json=as_json)
@@ -48,6 +48,8 @@ def upgrade(settings: Path, as_json: bool) -> None:
 @one_line_errors
 def check(settings: Path, as_json: bool) -> None:
     """Is the database of this program's version?"""
+    from parties.storage.migrations import check_version
+
     loaded = _load(settings)
     check_version(loaded.database, loaded.role.value)
     show({"database": loaded.database, "state": "up to date"}, as_json=as_json)
@@ -60,6 +62,8 @@ def check(settings: Path, as_json: bool) -> None:
 @one_line_errors
 def backup(settings: Path, target: Path, as_json: bool) -> None:
     """Copy the database to the new file TARGET, also while the server runs. Back up the keystore with it."""
+    from parties.storage.database import sqlite_file
+
     loaded = _load(settings)
     source = sqlite_file(loaded.database)
     if target.exists():

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from parties.scenario.model import load_scenario
+from protocol.errors import SettingsInvalid
+
 pytestmark = pytest.mark.real
 
 SCRIPT = """
@@ -134,10 +137,17 @@ def test_a_scripted_run_with_faults_ends_as_the_script_says(tmp_path: Path) -> N
         ("name = ", "TOML"),
     ],
 )
-def test_a_wrong_script_gives_one_clear_line(tmp_path: Path, text: str, named: str) -> None:
+def test_a_wrong_script_is_named_with_what_is_wrong(tmp_path: Path, text: str, named: str) -> None:
     (tmp_path / "run.toml").write_text(text)
+    with pytest.raises(SettingsInvalid) as caught:
+        load_scenario(tmp_path / "run.toml")
+    assert caught.value.code == "SETTINGS_INVALID"
+    assert named in str(caught.value)
+
+
+def test_a_wrong_script_gives_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('name = "x"\nsurprise = 1')
     done = run(tmp_path / "run.toml")
     assert done.returncode != 0
-    assert named in done.stderr
-    assert "SETTINGS_INVALID" in done.stderr
+    assert "surprise" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
