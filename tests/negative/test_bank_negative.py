@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +50,7 @@ from protocol.errors import (
     WrongState,
 )
 from protocol.messages.account import Factor, FactorProof
+from protocol.ports import Entropy
 from protocol.roles.bank.customers import reopen_customer
 from protocol.roles.bank.tables import (
     ACCOUNT_SESSIONS,
@@ -157,6 +161,8 @@ def test_enroll_believes_a_genuine_se_only(bench) -> None:
         (statement.written({"pk_u": other.pk_u}), SignatureInvalid),
         (statement.written({"pk_u": OFF_CURVE}), Malformed),
         (statement.written({"ek_u": OFF_CURVE}), Malformed),
+        (statement.written({"ek_u": statement.message.pk_u}), FieldMismatch),
+        (statement.written({"wallet_key": statement.message.pk_u}), FieldMismatch),
         (statement.written({"wallet_key": OFF_CURVE}), Malformed),
         (statement.written({"attestation_key": other.attestation_key}), CertificateInvalid),
         (statement.written({"attestation_certificate": other.attestation_certificate}), CertificateInvalid),
@@ -400,6 +406,37 @@ def test_certified_keys_are_points(bench) -> None:
     bench.refused(taken, letter.written({"ek_aid": OFF_CURVE}, rest=rest), Malformed)
     rest = (se.written({"pk_aid": OFF_CURVE}), letter.rest[1])
     bench.refused(taken, letter.written({"pk_aid": OFF_CURVE}, rest=rest), Malformed)
+
+
+def test_a_key_pair_has_one_use(bench) -> None:
+    taken, letter = bench.rewind("Bank.CertifyAccount")
+    se, aid = (bench.ring.open(part) for part in letter.rest)
+    both = {"ek_aid": letter.message.pk_aid}
+    bench.refused(taken, letter.written(both, rest=(se.written(both), aid.written(both))), FieldMismatch)
+
+
+def test_a_key_is_certified_once(tmp_path: Path) -> None:
+    """One key under two AIDs would be two names of one pseudonym."""
+
+    class Repeating:
+        """An SE whose key generator repeats itself; its other randomness is good."""
+
+        def __init__(self, good: Entropy) -> None:
+            self.good = good
+            self.seeds: Iterator[bytes] = itertools.cycle([b"signing" * 7, b"sealing" * 7])
+
+        def bytes(self, n: int, /) -> bytes:
+            return next(self.seeds)[:n] if n == 48 else self.good.bytes(n)
+
+    world = World(tmp_path)
+    phone = world.ready()
+    phone.party.engine._entropy = Repeating(world.entropy)
+    world.account(phone)
+    before = world.snapshot("bank-a")["anonymous_accounts"]
+    with pytest.raises(IdentifierTaken) as caught:
+        world.account(phone)
+    assert caught.value.code == "IDENTIFIER_TAKEN"
+    assert world.snapshot("bank-a")["anonymous_accounts"] == before
 
 
 def test_certify_once_a_session(bench) -> None:

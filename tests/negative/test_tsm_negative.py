@@ -88,6 +88,7 @@ def _honest(bench: Any) -> Any:
         ({"ek_tid": OFF_CURVE}, Malformed),
         ({"tid": "t-other"}, WrongIssuer),
         (lambda m: {"pk_tid": m.ek_tid}, SignatureInvalid),
+        (lambda m: {"ek_tid": m.pk_tid}, FieldMismatch),
     ],
 )
 def test_open_account(bench, fields: Any, error: type[ProtocolError]) -> None:
@@ -523,7 +524,7 @@ def test_activation_names_the_batch(bench) -> None:
     other = theirs(bench, "Tsm.ActivateCards").message
     bench.refused(taken, letter.written({"n_t": N}), NonceMismatch)
     bench.refused(taken, letter.written({"n_t": other.n_t}), NonceMismatch)
-    for named in (pans[:1], (*pans, other.pans[0]), other.pans, ("9" * 19,)):
+    for named in (pans[:1], (*pans, pans[0]), (*pans, other.pans[0]), other.pans, ("9" * 19,)):
         bench.refused(taken, letter.written({"pans": named}), FieldMismatch)
     bench.refused(taken, letter.written({"pans": ("1",)}), Malformed)
     bench.refused(taken, letter.written({"pans": pans * 17}), Oversize)

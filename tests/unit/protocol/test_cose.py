@@ -426,3 +426,10 @@ def test_any_bytes_are_refused_by_a_code(head: bytes, tail: bytes) -> None:
         with pytest.raises(ProtocolError) as refusal:
             opener(head + tail)
         assert refusal.value.code in {"MALFORMED", "WRONG_MESSAGE", "DECRYPTION_FAILED"}
+
+
+def test_a_kid_that_names_another_key_is_refused() -> None:
+    for kid in (b"", bytes(31), bytes(32), bytes(33)):
+        with pytest.raises(Malformed) as refusal:
+            _open(_sign1(HEADER | {4: kid}))
+        assert refusal.value.code == "MALFORMED"
