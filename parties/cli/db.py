@@ -48,7 +48,7 @@ def upgrade(settings: Path, as_json: bool) -> None:
 @one_line_errors
 def check(settings: Path, as_json: bool) -> None:
     """Is the database of this program's version?"""
-    from parties.storage.migrations import check_version
+    from parties.storage.version import check_version
 
     loaded = _load(settings)
     check_version(loaded.database, loaded.role.value)

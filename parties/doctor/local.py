@@ -23,8 +23,8 @@ from parties.emv_files import read_issuer
 from parties.keystore import Keystore
 from parties.settings import Settings
 from parties.storage.database import faults, open_database
-from parties.storage.migrations import check_version
 from parties.storage.roles import TABLES
+from parties.storage.version import check_version
 from parties.system import SystemClock
 from parties.wallet.journal import Journal
 from protocol.errors import Expired, KeystoreLocked, NotYetValid, ProtocolError, SettingsInvalid, StorageFault

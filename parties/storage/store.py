@@ -16,11 +16,11 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from parties.storage.database import Database, fault_of, faults, open_database
-from parties.storage.migrations import check_version
 from parties.storage.roles import TABLES
 from parties.storage.schema import metadata_for
 from parties.storage.sealing import Sealer
 from parties.storage.statements import Change, StoredTable
+from parties.storage.version import check_version
 from parties.storage.writer import MAX_BATCH, MAX_WAITING, GroupWriter, Outcome
 from protocol.rows import Conflict, Decision, Declared, Overlay, Read, Rows, Table, Unit
 

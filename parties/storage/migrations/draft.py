@@ -23,9 +23,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from parties.storage.database import open_database
-from parties.storage.migrations import VERSIONS, configuration, create_or_upgrade
+from parties.storage.migrations import configuration, create_or_upgrade
 from parties.storage.roles import TABLES
 from parties.storage.schema import metadata_for
+from parties.storage.version import VERSIONS
 from protocol.rows import Table
 
 _HOOKS: Final = {"fix": "check --quiet --fix", "format": "format --quiet"}

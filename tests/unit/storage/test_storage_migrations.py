@@ -10,11 +10,12 @@ import pytest
 import sqlalchemy as sa
 
 from parties.storage.database import open_database
-from parties.storage.migrations import check_version, create_or_upgrade
+from parties.storage.migrations import create_or_upgrade
 from parties.storage.migrations.draft import differences, draft
 from parties.storage.roles import TABLES
 from parties.storage.schema import metadata_for
 from parties.storage.store import open_store
+from parties.storage.version import check_version
 from protocol.engine import EVIDENCE, Evidence
 from protocol.errors import SettingsInvalid, StorageFault
 from protocol.rows import ALL_TABLES, Decision, Insert, Table, Unit
