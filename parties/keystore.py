@@ -41,6 +41,8 @@ class Cost:
 
 MODERATE: Final = Cost(passes=argon2id.OPSLIMIT_MODERATE, memory_bytes=argon2id.MEMLIMIT_MODERATE)
 INTERACTIVE: Final = Cost(passes=argon2id.OPSLIMIT_INTERACTIVE, memory_bytes=argon2id.MEMLIMIT_INTERACTIVE)
+GENERATED: Final = Cost(passes=argon2id.OPSLIMIT_MIN, memory_bytes=argon2id.MEMLIMIT_MIN)
+"""For passphrases that `tapveil init` generates: 256 random bits can't be guessed, so stretching adds nothing."""
 CHEAP: Final = Cost(passes=argon2id.OPSLIMIT_MIN, memory_bytes=argon2id.MEMLIMIT_MIN)
 """Protects nothing: for tests."""
 

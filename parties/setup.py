@@ -21,7 +21,7 @@ from attestation.measurement import Measurement, MeasurementList
 from attestation.reference import Software, sign_reference_values, sign_release
 from parties.directory import CA_FILE, MANUFACTURER_FILE, certificate_file, write_certificate
 from parties.emv_files import write_ca_key, write_issuer
-from parties.keystore import INTERACTIVE, Cost, Keystore
+from parties.keystore import GENERATED, Cost, Keystore
 from parties.release import SOFTWARE, VERSION, build_release
 from parties.storage.migrations import create_or_upgrade
 from parties.storage.roles import TABLES
@@ -38,7 +38,9 @@ from protocol.pki import Use, create_root, issue
 from protocol.types import Role, TrustClass
 
 YEAR_S: Final = 366 * 24 * 3600
-FREE_PORTS: Final = range(20_000, 32_000)
+PORTS_VARIABLE: Final = "TAPVEIL_PORTS"
+"""FIRST-LAST: where free ports are looked for, when several environments are made at once on one machine."""
+FREE_PORTS: Final = "20000-31999"
 """Below the ports that systems give to outgoing connections, so that none of these takes one before it is served."""
 PLATFORM: Final = {
     "platform/boot": b"tapveil reference boot loader 1.0\n",
@@ -60,7 +62,7 @@ class Plan:
     host: str = "127.0.0.1"
     base_port: int = 7400
     capture: bool = False
-    cost: Cost = INTERACTIVE
+    cost: Cost = GENERATED
 
     def parties(self) -> int:
         """How many parties are set up: what a progress bar counts."""
@@ -81,6 +83,7 @@ class Environment:
 
     def __post_init__(self) -> None:
         self._next_port = self.plan.base_port
+        self._free = _free_ports()
         self.root = create_root(
             self.key(), name="tapveil-ca", from_s=self.now_s - 60, until_s=self.now_s + 10 * YEAR_S,
             entropy=self.entropy,
@@ -111,7 +114,7 @@ class Environment:
             self._next_port += 1
             return self._next_port
         while True:
-            number = FREE_PORTS.start + secrets.randbelow(len(FREE_PORTS))
+            number = self._free.start + secrets.randbelow(len(self._free))
             with socket.socket() as probe:
                 if number not in self._taken and probe.connect_ex((self.plan.host, number)) != 0:
                     self._taken.add(number)
@@ -158,6 +161,14 @@ class Environment:
         if self.plan.capture and role is not Role.PHONE:
             plain["capture"] = "capture.log"
         (folder / "settings.toml").write_text(tomli_w.dumps({**plain, **settings}))
+
+
+def _free_ports() -> range:
+    text = os.environ.get(PORTS_VARIABLE, FREE_PORTS)
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and 1024 <= int(first) < int(last) - 100 and int(last) <= 65535):
+        raise SettingsInvalid(f"{PORTS_VARIABLE} must be FIRST-LAST with room for 100 ports, not {text!r}")
+    return range(int(first), int(last) + 1)
 
 
 def _relative(target: Path, start: Path) -> str:

@@ -29,7 +29,13 @@ def main() -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--phones", default=1, show_default=True, type=click.IntRange(0, 100), help="How many phones.")
 @click.option("--merchants", default=2, show_default=True, type=click.IntRange(0, 100), help="How many merchants.")
-@click.option("--base-port", default=7400, show_default=True, type=click.IntRange(0, 65000), help="0: free ports.")
+@click.option(
+    "--base-port",
+    default=7400,
+    show_default=True,
+    type=click.IntRange(0, 65000),
+    help="0: ports that are free in TAPVEIL_PORTS (20000-31999).",
+)
 @click.option("--capture", is_flag=True, help="Let every party copy its envelopes for a checker. Not for production.")
 @json_option
 @one_line_errors
