@@ -40,11 +40,8 @@ class Cost:
 
 
 MODERATE: Final = Cost(passes=argon2id.OPSLIMIT_MODERATE, memory_bytes=argon2id.MEMLIMIT_MODERATE)
-INTERACTIVE: Final = Cost(passes=argon2id.OPSLIMIT_INTERACTIVE, memory_bytes=argon2id.MEMLIMIT_INTERACTIVE)
 GENERATED: Final = Cost(passes=argon2id.OPSLIMIT_MIN, memory_bytes=argon2id.MEMLIMIT_MIN)
 """For passphrases that `tapveil init` generates: 256 random bits can't be guessed, so stretching adds nothing."""
-CHEAP: Final = Cost(passes=argon2id.OPSLIMIT_MIN, memory_bytes=argon2id.MEMLIMIT_MIN)
-"""Protects nothing: for tests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +118,10 @@ class Keystore:
             self._entries = before
             raise
 
-    def change_passphrase(self, passphrase: bytes, *, cost: Cost | None = None) -> None:
-        """Lock with another passphrase, at the same cost unless told. Raises: SettingsInvalid, StorageFault."""
+    def change_passphrase(self, passphrase: bytes, *, cost: Cost = MODERATE) -> None:
+        """Lock with another passphrase, one that a person chose unless told. Raises: SettingsInvalid, StorageFault."""
         before = self._lock
-        self._lock = _Lock.close(self._data_key, passphrase, cost or before.cost)
+        self._lock = _Lock.close(self._data_key, passphrase, cost)
         try:
             self._write(new=False)
         except ProtocolError:

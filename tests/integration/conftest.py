@@ -19,7 +19,7 @@ import tomli_w
 from parties.assembly.common import Opened
 from parties.branch import OpenedCustomer, add_customer
 from parties.deployment import Deployment
-from parties.keystore import CHEAP
+from parties.keystore import GENERATED
 from parties.launcher import Launcher
 from parties.server.capture import Captured, read_capture
 from parties.settings import load_settings
@@ -232,7 +232,7 @@ def cli() -> Callable[..., Ran]:
 def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     folder = tmp_path_factory.mktemp("town") / "env"
     phones = tuple(f"phone-{n}" for n in range(1, PHONES + 1))
-    plan = Plan(base_port=0, cost=CHEAP, capture=True, phones=phones, merchants=("shop-1",))
+    plan = Plan(base_port=0, cost=GENERATED, capture=True, phones=phones, merchants=("shop-1",))
     create_environment(folder, plan, lambda _party: None)
     with Deployment(folder) as deployment:
         deployment.start("bank-a", "sp-1", "tsm-1")

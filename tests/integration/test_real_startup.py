@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from parties.keystore import CHEAP
+from parties.keystore import GENERATED
 from parties.setup import Plan, create_environment
 
 pytestmark = pytest.mark.real
@@ -132,7 +132,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("startup") / "env"
-    plan = Plan(base_port=0, cost=CHEAP, banks=("bank-a",), merchants=(), phones=())
+    plan = Plan(base_port=0, cost=GENERATED, banks=("bank-a",), merchants=(), phones=())
     create_environment(folder, plan, lambda _party: None)
     return folder
 

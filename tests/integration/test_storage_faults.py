@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from parties.keystore import CHEAP, Keystore
+from parties.keystore import GENERATED, Keystore
 from parties.storage.database import open_database
 from parties.storage.migrations import create_or_upgrade
 from parties.storage.sealing import Sealer
@@ -229,7 +229,7 @@ while True:
 @pytest.mark.real
 def test_a_keystore_whose_writer_is_killed_is_the_old_one_or_the_new_one(tmp_path):
     path = tmp_path / "bank.keys"
-    Keystore.create(path, b"one", {"signing": b"scalar"}, cost=CHEAP)
+    Keystore.create(path, b"one", {"signing": b"scalar"}, cost=GENERATED)
     delays = random.Random(1)
     for _ in range(4):
         process = subprocess.Popen([sys.executable, "-c", REWRITER, os.fspath(path)], stdout=subprocess.PIPE)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from parties.keystore import CHEAP
+from parties.keystore import GENERATED
 from parties.setup import Plan, create_environment
 
 
@@ -15,7 +15,7 @@ from parties.setup import Plan, create_environment
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Read only."""
     folder = tmp_path_factory.mktemp("environment") / "env"
-    plan = Plan(base_port=0, cost=CHEAP, merchants=("shop-1",))
+    plan = Plan(base_port=0, cost=GENERATED, merchants=("shop-1",))
     create_environment(folder, plan, lambda _party: None)
     return folder
 

@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from parties.keystore import CHEAP, MAX_MEMORY_BYTES, Cost, Keystore
+from parties.keystore import GENERATED, MAX_MEMORY_BYTES, Cost, Keystore
 from protocol.codec import encode
 from protocol.crypto import sha256
 from protocol.errors import KeystoreLocked, Oversize, SettingsInvalid, StorageFault
@@ -16,7 +16,7 @@ ENTRIES = {"signing": b"SECRET-SIGNING-SCALAR", "sealing": bytes(32)}
 
 @pytest.fixture
 def path(tmp_path):
-    Keystore.create(tmp_path / "bank.keys", b"open sesame", ENTRIES, cost=CHEAP)
+    Keystore.create(tmp_path / "bank.keys", b"open sesame", ENTRIES, cost=GENERATED)
     return tmp_path / "bank.keys"
 
 
@@ -28,7 +28,7 @@ def test_opens_to_the_entries_and_the_same_derived_keys(path, tmp_path):
     assert len(one.data_key()) == 32
     assert one.blind("pan", b"1") == two.blind("pan", b"1")
     assert len({one.blind("pan", b"1"), one.blind("pan", b"2"), one.blind("tid", b"1"), one.data_key()}) == 4
-    other = Keystore.create(tmp_path / "other.keys", b"open sesame", ENTRIES, cost=CHEAP)
+    other = Keystore.create(tmp_path / "other.keys", b"open sesame", ENTRIES, cost=GENERATED)
     assert other.data_key() != one.data_key()
 
 
@@ -125,7 +125,7 @@ def test_too_much_for_the_file_is_refused_and_not_kept(path):
 def test_an_existing_keystore_is_never_overwritten(path):
     before = path.read_bytes()
     with pytest.raises(SettingsInvalid, match="already"):
-        Keystore.create(path, b"another", {}, cost=CHEAP)
+        Keystore.create(path, b"another", {}, cost=GENERATED)
     assert path.read_bytes() == before
     assert [one.name for one in path.parent.iterdir()] == ["bank.keys"]
 
@@ -134,9 +134,9 @@ def test_no_file_no_folder_and_no_passphrase_are_refused(path):
     with pytest.raises(SettingsInvalid, match="can't be read"):
         Keystore.open(path.with_name("none"), b"open sesame")
     with pytest.raises(StorageFault, match="can't be written"):
-        Keystore.create(path.parent / "none" / "bank.keys", b"open sesame", {}, cost=CHEAP)
+        Keystore.create(path.parent / "none" / "bank.keys", b"open sesame", {}, cost=GENERATED)
     with pytest.raises(SettingsInvalid, match="empty"):
-        Keystore.create(path.with_name("new"), b"", {}, cost=CHEAP)
+        Keystore.create(path.with_name("new"), b"", {}, cost=GENERATED)
     with pytest.raises(SettingsInvalid, match="empty"):
         Keystore.open(path, b"open sesame").change_passphrase(b"")
     Keystore.open(path, b"open sesame")
