@@ -23,6 +23,7 @@ lint: $(READY)  ## style, types, import rules, generated files
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	PYTHONPATH=tests $(BIN)/lint-imports --config tests/conformance/importlinter.toml
 	$(BIN)/python -m parties.contract --check
 
 test: $(READY)  ## all tests with coverage, and the bounds on it
