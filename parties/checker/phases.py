@@ -9,18 +9,15 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from attestation.reference import verify_reference_values
 from parties.checker.keys import PartyData
-from parties.emv_files import read_issuer
+from parties.emv_files import read_ca_keys
 from parties.release import SOFTWARE
 from protocol import cose, envelope
 from protocol.card.chain import verify_card
 from protocol.card.oda import CaKey
-from protocol.card.rsa import PublicKey as CardPublicKey
-from protocol.codec import decode
 from protocol.commitments import commitment
 from protocol.crypto import PrivateKey, sha256
 from protocol.errors import ProtocolError
@@ -34,7 +31,6 @@ from protocol.roles.tsm.tables import CARDS, SERVICES, TERMINALS, TID_LIST
 from protocol.types import Role
 
 Finding = str
-EMV_FIELDS: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -180,27 +176,22 @@ def check_card(parties: Parties, expected: Expected) -> Iterator[Finding]:
         yield f"{len(issued)} cards are active at the TSM, {expected.cards} expected"
     if issued.keys() != held.keys():
         yield "TSM and SE do not hold the same cards"
-    ca = _emv_ca(parties.tsm)
+    ca_keys = read_ca_keys(parties.tsm.opened.settings.pki)
     today = datetime.datetime.fromtimestamp(parties.tsm.opened.clock.now_s(), tz=datetime.UTC).date()
     for digest in issued.keys() & held.keys():
         mine, theirs = held[digest], issued[digest]
         if (mine.pan, mine.k_ac) != (theirs.pan, theirs.k_ac):
             yield "TSM and SE hold different data of a card"
-        yield from _check_emv(mine, theirs, ca, today)
+        yield from _check_emv(mine, theirs, ca_keys, today)
 
 
-def _emv_ca(tsm: PartyData) -> CaKey:
-    path: Path = tsm.opened.settings.option_path("emv")
-    read_issuer(path, tsm.opened.keystore.entry("emv-issuer"), today=datetime.datetime.now(tz=datetime.UTC).date())
-    plain = decode(path.read_bytes(), max_bytes=EMV_FIELDS)
-    return CaKey(rid=plain["rid"], index=plain["index"], key=CardPublicKey.from_bytes(plain["ca_modulus"]))
-
-
-def _check_emv(mine: Any, theirs: Any, ca: CaKey, today: datetime.date) -> Iterator[Finding]:
+def _check_emv(mine: Any, theirs: Any, ca_keys: tuple[CaKey, ...], today: datetime.date) -> Iterator[Finding]:
     data = EmvData.from_bytes(mine.records)
     records = {(record.sfi, record.number): record.data for record in data.records}
     try:
-        card = verify_card(aid=data.application, aip=data.aip, afl=data.afl, records=records, ca_keys=[ca], today=today)
+        card = verify_card(
+            aid=data.application, aip=data.aip, afl=data.afl, records=records, ca_keys=ca_keys, today=today
+        )
     except ProtocolError as refusal:
         yield f"a card's certificates do not verify: {refusal.code}"
         return

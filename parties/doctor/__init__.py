@@ -51,6 +51,6 @@ def _guarded(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]
             findings.append(finding)  # what was found before the fault counts
     except ProtocolError as refusal:
         findings.append(fail(name, str(refusal), "mend what is named here, then run doctor again"))
-    except Exception as fault:  # noqa: BLE001
+    except Exception as fault:  # noqa: BLE001  # doctor must answer whatever is broken
         findings.append(fail(name, f"could not be checked: {type(fault).__name__}", "report this as a bug"))
     return findings
