@@ -34,6 +34,15 @@ def compute_cryptogram(session_key: bytes, data: bytes) -> bytes:
     return _cbc(first + second + first, chain, padded[-BLOCK_BYTES:])
 
 
+def compute_response(session_key: bytes, cryptogram: bytes, response_code: bytes) -> bytes:
+    """ARPC by method 1: the cryptogram, with the response code over its first two bytes, enciphered (Book 2 §8.2.1).
+
+    `response_code` is 8A, two bytes. Eight bytes come back.
+    """
+    mixed = bytes(a ^ b for a, b in zip(cryptogram, response_code + bytes(6), strict=True))
+    return encrypt_blocks(session_key, mixed)
+
+
 def _cbc(key: bytes, start: bytes, blocks: bytes) -> bytes:
     encryptor = Cipher(TripleDES(key), modes.CBC(start)).encryptor()
     return encryptor.update(blocks) + encryptor.finalize()
