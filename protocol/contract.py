@@ -30,8 +30,18 @@ from protocol.messages.attest import (
     PossessionForSession,
 )
 from protocol.messages.card import CardActivation, CardChallenge, CardKeys, CardRequest, CardsActive, CardsIssued
-from protocol.messages.enroll import Enroll, Enrolled, SecureElementStatement
+from protocol.messages.enroll import Enroll, Enrolled, PinReopening, SecureElementStatement
 from protocol.messages.merchant import SignedOn, SignOn
+from protocol.messages.pay import (
+    Authorization,
+    AuthorizationBatch,
+    AuthorizationDecision,
+    AuthorizationDecisions,
+    Refund,
+    Refunded,
+    Reversal,
+    Reversed,
+)
 from protocol.messages.se import (
     SeAcceptDecision,
     SeAccount,
@@ -51,12 +61,18 @@ from protocol.messages.se import (
     SeMakeBankInfo,
     SeMeasure,
     SeMeasured,
+    SeOpenCard,
+    SeOpening,
     SeOpenService,
+    SePin,
     SeQuote,
+    SeReopenPin,
     SeService,
+    SeSetPin,
     SeSignService,
     SeState,
     SeStatus,
+    SeVerifyPin,
 )
 from protocol.messages.service import (
     AccountClosed,
@@ -75,6 +91,7 @@ from protocol.messages.service import (
     TsmInfo,
 )
 from protocol.messages.software import ReferenceRequest, ReferenceValues, Release, ReleaseRequest
+from protocol.messages.till import CancelSale, GetSale, RefundSale, SaleState, StartSale
 from protocol.schema import Message
 from protocol.types import Role
 
@@ -102,6 +119,7 @@ class Key(StrEnum):
     AID = "SK_AID"
     TID = "SK_TID"
     MERCHANT = "SK_M"
+    TERMINAL = "terminal key"
     SP = "SK_SP"
     WALLET = "wallet key"
     ONCE = "one-time key"
@@ -243,6 +261,23 @@ _BANK: Final = (
     ),
 )  # fmt: skip
 
+_TERMINAL: Final = ("UNKNOWN_KEY", "WRONG_PEER", "FIELD_MISMATCH")
+_PAY: Final[tuple[tuple[str, str, type[Message], type[Message], tuple[str, ...]], ...]] = (
+    ("Authorize", "authorize", Authorization, AuthorizationDecision, ()),
+    ("AuthorizeBatch", "authorize", AuthorizationBatch, AuthorizationDecisions, ()),
+    ("Reverse", "giveback", Reversal, Reversed, ("WRONG_STATE",)),
+    (
+        "Refund", "giveback", Refund, Refunded,
+        ("PURCHASE_UNKNOWN", "WRONG_STATE", "IDENTIFIER_TAKEN", "LIMIT_EXCEEDED"),
+    ),
+)  # fmt: skip
+_TILL: Final[tuple[tuple[str, type[Message], tuple[str, ...]], ...]] = (
+    ("StartSale", StartSale, ("CARD_DATA_INVALID", "IDENTIFIER_TAKEN", "WRONG_STATE")),
+    ("GetSale", GetSale, ("PURCHASE_UNKNOWN",)),
+    ("CancelSale", CancelSale, ("PURCHASE_UNKNOWN", "WRONG_STATE")),
+    ("RefundSale", RefundSale, ("PURCHASE_UNKNOWN", "WRONG_STATE", "IDENTIFIER_TAKEN", "LIMIT_EXCEEDED")),
+)
+
 _TSM: Final = (
     Rpc(
         service="Tsm", name="OpenAccount", steps=("TID-1a", "TID-1b"),
@@ -289,6 +324,15 @@ _TSM: Final = (
         request=SignOn, request_form=Form.SIGNED, request_signer=Key.MERCHANT,
         reply=SignedOn, reply_form=Form.SIGNED, reply_signer=Key.TSM,
         step="protocol.roles.tsm.terminals.SignOnStep", codes=("UNKNOWN_KEY", "WRONG_PEER", "IDENTIFIER_TAKEN"),
+    ),
+    *(
+        Rpc(
+            service="Tsm", name=name, steps=("CARD-5",), tls=(Role.MERCHANT,),
+            request=request, request_form=Form.SIGNED, request_signer=Key.TERMINAL,
+            reply=reply, reply_form=Form.SIGNED, reply_signer=Key.TSM,
+            step=f"protocol.roles.tsm.{module}.{name}Step", codes=(*_TERMINAL, *codes),
+        )
+        for name, module, request, reply, codes in _PAY
     ),
     Rpc(
         service="Tsm", name="CloseAccount", steps=(), session="SHA-256(SID)",
@@ -364,7 +408,26 @@ _SE: Final = (
         *_PARTY, "DECRYPTION_FAILED", "PAYMENT_CLOSED", "FIELD_MISMATCH", "NONCE_MISMATCH", "WRONG_STATE",
         "CARD_DATA_INVALID",
     ),
+    _command(
+        "OpenCard", "opening", SeOpenCard, SeOpening, ("CARD-5",), *_PARTY, "PAYMENT_CLOSED", "WRONG_STATE", "NO_CARD"
+    ),
+    _command("SetPin", "pin", SeSetPin, SePin, (), "PIN_WEAK", "PIN_INVALID", "FACTOR_LOCKED", "WRONG_STATE"),
+    _command(
+        "VerifyPin", "pin", SeVerifyPin, SeOpening, ("CARD-5",),
+        "PIN_INVALID", "FACTOR_LOCKED", "FIELD_MISMATCH", "WRONG_STATE",
+    ),
+    _command("ReopenPin", "pin", SeReopenPin, SePin, (), *_PARTY, "FIELD_MISMATCH", "WRONG_STATE"),
     _command("Status", "status", SeStatus, SeState, ()),
+)  # fmt: skip
+
+_MERCHANT: Final = tuple(
+    Rpc(
+        service="Merchant", name=name, steps=("CARD-5",), tls=(Role.MERCHANT,),
+        request=request, request_form=Form.SIGNED, request_signer=Key.MERCHANT,
+        reply=SaleState, reply_form=Form.SIGNED, reply_signer=Key.MERCHANT,
+        step=f"protocol.roles.merchant.till.{name}Step", codes=("UNKNOWN_KEY", "WRONG_PEER", *codes),
+    )
+    for name, request, codes in _TILL
 )  # fmt: skip
 
 _SP: Final = (
@@ -382,31 +445,27 @@ _SP: Final = (
     ),
 )  # fmt: skip
 
-RPCS: Final[tuple[Rpc, ...]] = (*_BANK, *_TSM, *_SE, *_SP)
+RPCS: Final[tuple[Rpc, ...]] = (*_BANK, *_TSM, *_MERCHANT, *_SE, *_SP)
 
-MUTUAL_ONLY: Final = frozenset({"Bank", "SecureElement"})
+MUTUAL_ONLY: Final = frozenset({"Bank", "SecureElement", "Merchant"})
 """Services that take no call without a certificate of the CA, whether a step looks at it or not."""
 
 NOT_SERVED: Final[dict[str, str]] = {
     "Bank.SubmitClaim": "SETTLE",
     "Bank.ListStops": "FREEZE",
     "Bank.RequestTrace": "TRACE",
-    "Tsm.Authorize": "PAY",
-    "Tsm.AuthorizeBatch": "PAY",
-    "Tsm.Reverse": "PAY",
-    "Tsm.Refund": "PAY",
     "Tsm.SettleBatch": "SETTLE",
-    "Merchant.StartSale": "PAY",
-    "Merchant.GetSale": "PAY",
-    "Merchant.CancelSale": "PAY",
-    "Merchant.RefundSale": "PAY",
-    "SecureElement.OpenCard": "PAY",
-    "SecureElement.VerifyPin": "PAY",
-    "SecureElement.Transceive": "PAY",
 }
 """RPCs of the .proto files that no step answers yet, and the phase that they belong to."""
 
+FIELD: Final = "SecureElement.Transceive"
+"""The NFC field: APDUs in and out, not messages; no step, no signature, no TLS identity, as radio has none."""
+
 OBJECTS: Final = (
+    SignedObject(
+        message=PinReopening, signer=Key.BANK, audience="ID_U", form=Form.SIGNED,
+        carried_in="se-reopen-pin.approval", steps=(),
+    ),
     SignedObject(
         message=SecureElementStatement, signer=Key.SE, audience="ID_B", form=Form.SIGNED,
         carried_in="enroll.se_statement", steps=("INIT-3",),

@@ -268,6 +268,25 @@ class CardDataInvalid(
     """TLV, certificate or record of a card is wrong."""
 
 
+# --- PAY -----------------------------------------------------------------------------------------------------------
+class PinWeak(ProtocolError, code="PIN_WEAK", status=_BAD, meaning="PIN is too simple, or like a personal number"):
+    """TW-G3a, CN-4: one repeated digit, a run up or down, or part of a birth date, identity or telephone number."""
+
+
+class PinInvalid(ProtocolError, code="PIN_INVALID", status=_DENY, meaning="PIN is wrong"):
+    """Counted; the fifth in a row locks it (TW-G3b)."""
+
+
+class NoCard(ProtocolError, code="NO_CARD", status=_STATE, meaning="no card is ready for this amount"):
+    """The account's cards are used up, expired, or for smaller amounts: renew them."""
+
+
+class PurchaseUnknown(
+    ProtocolError, code="PURCHASE_UNKNOWN", status="NOT_FOUND", meaning="no such purchase of this merchant"
+):
+    """No sale, or no approved purchase, is kept under this name."""
+
+
 # --- service -------------------------------------------------------------------------------------------------------
 class Unavailable(ProtocolError, code="UNAVAILABLE", status="UNAVAILABLE", meaning="a party cannot be reached now"):
     """Unreachable is never untrusted: send the same bytes again later."""

@@ -45,10 +45,26 @@ class KeystoreSecrets:
 
     def passcode_matches(self, stored_hash: bytes, passcode: bytes) -> bool:
         """Argon2id, compared in constant time."""
-        try:
-            return bool(argon2id.verify(stored_hash, passcode))
-        except CryptoError:
-            return False
+        return _matches(stored_hash, passcode)
+
+
+def _matches(stored_hash: bytes, secret: bytes) -> bool:
+    try:
+        return bool(argon2id.verify(stored_hash, secret))
+    except CryptoError:
+        return False
+
+
+class PinHashes:
+    """Argon2id of PINs, behind the port of the SE."""
+
+    def hash(self, pin: str) -> bytes:
+        """To be stored; salted."""
+        return hash_passcode(pin)
+
+    def matches(self, stored: bytes, pin: str) -> bool:
+        """In constant time."""
+        return _matches(stored, pin.encode())
 
 
 def hash_passcode(passcode: str) -> bytes:

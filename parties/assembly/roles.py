@@ -11,7 +11,7 @@ from attestation.measurement import MeasurementList
 from attestation.reference import ReferenceValues, verify_reference_values
 from attestation.soft_mtm import SoftMtm
 from parties.assembly.cardkeys import CardKeyPool
-from parties.assembly.common import KeystoreSecrets, Opened
+from parties.assembly.common import KeystoreSecrets, Opened, PinHashes
 from parties.attesting import BankAppraiser, MeasuredPhone, PhoneFiles
 from parties.directory import MANUFACTURER_FILE, certificate_file, read_certificate
 from parties.emv_files import read_ca_keys, read_issuer
@@ -89,10 +89,11 @@ def build_tsm(opened: Opened) -> Tsm:
     issuer = EmvIssuer(
         issuer=read_issuer(settings.option_path("emv"), opened.keystore.entry("emv-issuer"), today=today),
         master_key=opened.keystore.entry("emv-master"), profile=CardProfile(), uses=policy.uses,
+        verify_above_minor=policy.verify_above_minor,
     )  # fmt: skip
     return Tsm(
         keys=opened.keys, cookie_key=opened.keystore.entry("cookie"), directory=opened.directory, issuer=issuer,
-        secrets=KeystoreSecrets(opened.keystore), policy=policy,
+        emv_ca=read_ca_keys(settings.pki), secrets=KeystoreSecrets(opened.keystore), policy=policy,
     )  # fmt: skip
 
 
@@ -125,7 +126,7 @@ def build_se(opened: Opened) -> SecureElement:
     return SecureElement(
         name=settings.name, key=opened.key(Use.SIGN), wallet_key=opened.directory_key(wallet_file, Use.SIGN),
         root=opened.directory.root, directory=opened.directory, platform=phone, card_keys=CardKeyPool(),
-        emv_ca=read_ca_keys(settings.pki),
+        pins=PinHashes(), emv_ca=read_ca_keys(settings.pki),
     )  # fmt: skip
 
 

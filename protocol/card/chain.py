@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 
 from protocol.card.afl import Afl, CardFiles, read_files
 from protocol.card.oda import (
@@ -16,6 +17,7 @@ from protocol.card.oda import (
     CaKey,
     Certificate,
     IccKey,
+    IssuerKey,
     verify_icc_certificate,
     verify_issuer_certificate,
 )
@@ -46,10 +48,10 @@ def verify_card(
     """
     files = read_files(Afl.from_bytes(afl), records, aip=aip)
     ca = _find_ca(ca_keys, rid=aid[:RID_BYTES], index=files.get(0x8F))
-    issuer = verify_issuer_certificate(
+    issuer = _issuer_of(
         ca,
         Certificate(signature=files.get(0x90), remainder=files.data.get(0x92, b""), exponent=files.get(0x9F32)),
-        today=today,
+        today.replace(day=1),
     )
     icc = verify_icc_certificate(
         issuer,
@@ -59,6 +61,12 @@ def verify_card(
         today=today,
     )
     return VerifiedCard(icc=icc, files=files)
+
+
+@lru_cache(maxsize=64)
+def _issuer_of(ca: CaKey, certificate: Certificate, month: date) -> IssuerKey:
+    """All cards of an issuer carry the same certificate; it expires by months. A refusal is not kept."""
+    return verify_issuer_certificate(ca, certificate, today=month)
 
 
 def _find_ca(ca_keys: Iterable[CaKey], *, rid: bytes, index: bytes) -> CaKey:

@@ -72,12 +72,16 @@ class CardKey(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Controls(Record):
-    """Domain controls of a card (CN-3): number of uses, amount per use and in total, channel."""
+    """Domain controls of a card (CN-3): number of uses, amount per use and in total, channel.
+
+    Over `verify_above_minor` a purchase needs the cardholder's verification on the phone (TW-S3, CN-7).
+    """
 
     NAME: ClassVar[str] = "controls"
     uses: Annotated[int, Uint(1_000_000)]
     per_use_minor: Minor
     total_minor: Minor
+    verify_above_minor: Minor
     channel: Annotated[str, Text(16, "[a-z-]+")]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from protocol.messages.attest import MAX_MEASUREMENT_LIST, Evidence
-from protocol.schema import Bytes, Message, Nested, Nonce, PublicKeyBytes, Text
+from protocol.schema import Bytes, Identifier, Message, Nested, Nonce, PublicKeyBytes, Text
 
 BRANCH_CODE = Text(64, "[A-Z0-9-]{8,64}")
 
@@ -43,3 +43,11 @@ class Enrolled(Message):
     NAME: ClassVar[str] = "enrolled"
     certificate: Annotated[bytes, Bytes(1, 4096)]
     issuer: Annotated[bytes, Bytes(1, 4096)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinReopening(Message):
+    """`S_B(aud = ID_U, ID_U)`: the bank confirmed the person at the branch; the phone may set a new PIN (TW-G3b)."""
+
+    NAME: ClassVar[str] = "pin-reopening"
+    user: Identifier

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, TypeAlias
 
 from protocol.messages.attest import ReasonCode
 from protocol.messages.enroll import BRANCH_CODE
+from protocol.messages.merchant import MERCHANT, TERMINAL
 from protocol.schema import (
     Bytes,
     Choice,
@@ -22,7 +23,9 @@ from protocol.schema import (
     Many,
     Message,
     Minor,
+    Nested,
     Nonce,
+    Record,
     Text,
     TimeS,
     Uint,
@@ -30,6 +33,8 @@ from protocol.schema import (
 from protocol.types import MAX_CARDS, Purpose
 
 MAX_CARRIED = 256 * 1024
+MAX_READY = 1024
+PIN = Text(12, "[0-9]{4,12}")
 Carried: TypeAlias = Annotated[bytes, Bytes(1, MAX_CARRIED)]
 """A COSE object that the wallet carries between the SE and a peer."""
 
@@ -268,6 +273,105 @@ class SeInstallCards(Message):
     reply: Carried
 
 
+class OpeningState(StrEnum):
+    """Where the cardholder's opening is."""
+
+    CLOSED = "CLOSED"
+    OPEN = "OPEN"
+    EXPECT_PIN = "EXPECT_PIN"
+    """A first tap asked for more than the verification limit: look at the phone."""
+    VERIFIED = "VERIFIED"
+    """The PIN was right; an identical tap is awaited."""
+    TAPPED = "TAPPED"
+    """A card was used; only a retry of the same tap is answered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeOpenCard(Message):
+    """TW-S2: open the account's cards for one purchase of at most `ceiling_minor`; 0 closes what is open."""
+
+    NAME: ClassVar[str] = "se-open-card"
+    tid: Identifier
+    ceiling_minor: Minor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeVerifyPin(Message):
+    """TW-S3: the PIN for the tap that the phone shows: this amount, currency, merchant and terminal."""
+
+    NAME: ClassVar[str] = "se-verify-pin"
+    pin: Annotated[str, PIN]
+    amount_minor: Minor
+    currency: Currency
+    merchant: Annotated[str, MERCHANT]
+    terminal: Annotated[str, TERMINAL]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeSetPin(Message):
+    """TW-G3a, CN-4: set the first PIN (`old` empty) or change it.
+
+    `personal` are digits that it must not resemble (birth date, identity number, telephone number), used for this check
+    and not kept.
+    """
+
+    NAME: ClassVar[str] = "se-set-pin"
+    old: Annotated[str, Text(12, "([0-9]{4,12})?")]
+    new: Annotated[str, PIN]
+    personal: Annotated[tuple[str, ...], Many(Text(32, "[0-9]{4,32}"), 0, 8)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeReopenPin(Message):
+    """TW-G3b: after five wrong entries, the bank's signed word that it confirmed the person; a new PIN is set next."""
+
+    NAME: ClassVar[str] = "se-reopen-pin"
+    bank: Identifier
+    approval: Annotated[bytes, Bytes(1, 4096)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SePin(Message):
+    """SE → wallet: the PIN's state and how many wrong entries are left."""
+
+    NAME: ClassVar[str] = "se-pin"
+    state: Annotated[str, Text(32, "[A-Z_]+")]
+    entries_left: Annotated[int, Uint(16)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening(Record):
+    """The opening and, after a tap, what it asked for. Empty texts and zeros where there is nothing to say."""
+
+    NAME: ClassVar[str] = "opening"
+    state: Annotated[OpeningState, Choice(OpeningState)]
+    ceiling_minor: Minor
+    expires_at_s: TimeS
+    amount_minor: Minor
+    currency: Annotated[str, Text(3, "([A-Z]{3})?")]
+    merchant: Annotated[str, Text(15, "[ -~]*")]
+    terminal: Annotated[str, Text(8, "[ -~]*")]
+    merchant_name: Annotated[str, Text(40, "[ -~]*")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeOpening(Message):
+    """SE → wallet: the opening now."""
+
+    NAME: ClassVar[str] = "se-opening"
+    opening: Annotated[Opening, Nested(Opening)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool(Record):
+    """An account's cards that are ready to be used, and until when the first of them is (0: none)."""
+
+    NAME: ClassVar[str] = "pool"
+    tid: Identifier
+    ready: Annotated[int, Uint(MAX_READY)]
+    first_expires_at_s: TimeS
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeStatus(Message):
     """What does the SE hold?"""
@@ -280,8 +384,12 @@ class SeState(Message):
     """SE → wallet: names and counts only; masked numbers, no key, no full PAN (TW-S1)."""
 
     NAME: ClassVar[str] = "se-state"
+    MAX_BYTES: ClassVar[int] = 64 * 1024
     open: Annotated[bool, Flag()]
     banks: Annotated[tuple[str, ...], Many(Text(64, "[a-z0-9.-]+"), 0, 16)]
     aids: Annotated[tuple[str, ...], Many(Text(64, "[a-z0-9.-]+"), 0, 64)]
     tids: Annotated[tuple[str, ...], Many(Text(64, "[a-z0-9.-]+"), 0, 64)]
-    cards: Annotated[tuple[str, ...], Many(Text(19, "[0-9*]{19}"), 0, 1024)]
+    cards: Annotated[tuple[str, ...], Many(Text(19, "[0-9*]{19}"), 0, MAX_READY)]
+    pools: Annotated[tuple[Pool, ...], Many(Nested(Pool), 0, 64)]
+    pin: Annotated[str, Text(32, "[A-Z_]+")]
+    opening: Annotated[Opening, Nested(Opening)]

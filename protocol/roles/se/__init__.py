@@ -19,7 +19,9 @@ from protocol.roles.se.identity import (
     MeasureStep,
     QuoteStep,
 )
+from protocol.roles.se.opening import OpenCardStep
 from protocol.roles.se.party import SecureElement
+from protocol.roles.se.pin import ReopenPinStep, SetPinStep, VerifyPinStep
 from protocol.roles.se.service import GenerateServiceKeysStep, MakeBankInfoStep, OpenServiceStep, SignServiceStep
 from protocol.roles.se.status import StatusStep
 
@@ -39,6 +41,10 @@ _STEPS: tuple[type[Any], ...] = (
     OpenServiceStep,
     GenerateCardKeysStep,
     InstallCardsStep,
+    OpenCardStep,
+    SetPinStep,
+    VerifyPinStep,
+    ReopenPinStep,
     StatusStep,
 )
 

@@ -26,6 +26,8 @@ from protocol.roles.se.tables import OWNERS, SERVICE_KEYS, VIRTUAL_CARDS, Accoun
 from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where
 
 ISSUE_CARDS = "issue-cards"
+ISSUE_S = 24 * 3600
+"""Keys that no card came for within a day are destroyed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +83,7 @@ class GenerateCardKeysStep(SeStep[SeGenerateCardKeys, Generating]):
         request = cose.encrypt(service.k_tid, ctx.entropy, name=CardKeys.NAME, plaintext=plaintext)
         batch = card_session(n_t)
         cards = tuple(
-            _blank(service.tid, batch, position, key, card_key.salt)
+            _blank(service.tid, batch, position, key, card_key.salt, expires_at_s=ctx.now_s + ISSUE_S)
             for position, (key, card_key) in enumerate(zip(keys, shown, strict=True))
         )
         return replace(incoming, facts=replace(facts, cards=cards, request=request))
@@ -114,12 +116,14 @@ class GenerateCardKeysStep(SeStep[SeGenerateCardKeys, Generating]):
         return Decision(writes=(Update(SERVICE_KEYS, asked), *inserts), reply=reply)
 
 
-def _blank(tid: str, batch: bytes, position: int, key: CardPrivateKey, salt: bytes) -> VirtualCard:
+def _blank(
+    tid: str, batch: bytes, position: int, key: CardPrivateKey, salt: bytes, *, expires_at_s: int
+) -> VirtualCard:
     return VirtualCard(
         modulus_digest=sha256(key.public.to_bytes()), tid=tid, batch=batch, position=position,
         card_key=key.to_bytes(), salt=salt, pan="", masked="", k_ac=b"", icc_certificate=b"", records=b"",
-        expires_at_s=0, limit_minor=0, currency="", uses=0, per_use_minor=0, total_minor=0, channel="",
-        state="EXPECT_ISSUE",
+        expires_at_s=expires_at_s, limit_minor=0, currency="", uses=0, per_use_minor=0, total_minor=0, channel="",
+        state="EXPECT_ISSUE", verify_above_minor=0, atc=0, used=0,
     )  # fmt: skip
 
 
@@ -201,6 +205,8 @@ class InstallCardsStep(SeStep[SeInstallCards, Installing]):
         assert service is not None
         expect_same(service, facts.service)
         blanks = sorted(rows.find(VIRTUAL_CARDS, "batch", facts.batch), key=lambda card: card.position)
+        if len(blanks) != len(facts.issued.cards):  # swept since they were read
+            raise FieldMismatch("not as many cards as keys")
         filled = tuple(
             Update(
                 VIRTUAL_CARDS,
@@ -209,7 +215,8 @@ class InstallCardsStep(SeStep[SeInstallCards, Installing]):
                     icc_certificate=card.icc_certificate, records=card.emv.to_bytes(),
                     expires_at_s=card.expires_at_s, limit_minor=card.limit_minor, currency=card.currency,
                     uses=card.controls.uses, per_use_minor=card.controls.per_use_minor,
-                    total_minor=card.controls.total_minor, channel=card.controls.channel, state="ISSUED",
+                    total_minor=card.controls.total_minor, channel=card.controls.channel,
+                    verify_above_minor=card.controls.verify_above_minor, state="ISSUED",
                 ),
             )
             for blank, card in zip(blanks, facts.issued.cards, strict=True)

@@ -70,6 +70,16 @@ class CardKeySource(Protocol):
         """`number` fresh RSA-1408 keys, each given out once."""
 
 
+class PinHash(Protocol):
+    """Slow hashes of PINs (Argon2id)."""
+
+    def hash(self, pin: str) -> bytes:
+        """To be stored; salted."""
+
+    def matches(self, stored: bytes, pin: str) -> bool:
+        """In constant time."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecureElement:
     """One SE: its name and key, the wallet key it obeys, and the CA certificate (DER) it trusts."""
@@ -81,6 +91,7 @@ class SecureElement:
     directory: Directory
     platform: TrustedPlatform
     card_keys: CardKeySource
+    pins: PinHash
     emv_ca: tuple[CaKey, ...]
     """The EMV certification authorities whose cards this SE takes."""
 

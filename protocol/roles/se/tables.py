@@ -77,7 +77,10 @@ class ServiceKeys:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualCard:
-    """One card: its key and, once issued, everything that the applet answers with."""
+    """One card: its key and, once issued, everything that the applet answers with.
+
+    `atc` is the counter of the last transaction, `used` the number of openings whose terminal read the records.
+    """
 
     modulus_digest: bytes
     tid: str
@@ -98,6 +101,46 @@ class VirtualCard:
     total_minor: int
     channel: str
     state: str
+    verify_above_minor: int
+    atc: int
+    used: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldRow:
+    """What the cardholder opened last (TW-S2): the one row of the phone's one NFC field, replaced by each opening.
+
+    `opening` is its random number, `card` the modulus digest of the card that will answer. From the first tap on,
+    amount to merchant_name say what that asked for; `read` is set once the card's records were given out.
+    """
+
+    slot: str
+    opening: bytes
+    tid: str
+    card: bytes
+    ceiling_minor: int
+    verify_above_minor: int
+    currency: str
+    expires_at_s: int
+    state: str
+    amount_minor: int
+    merchant: str
+    terminal: str
+    merchant_name: str
+    verified: bool
+    read: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pin:
+    """The PIN's Argon2id hash and its counter of wrong entries in a row (TW-G3b)."""
+
+    slot: str
+    hash: bytes
+    wrong: int
+    locked_at_s: int
+    approval: bytes
+    state: str
 
 
 OWNERS: Final = Table("owners", Owner, ("bank",), sealed=frozenset({"sk_u", "dk_u"}))
@@ -110,6 +153,8 @@ SERVICE_KEYS: Final = Table(
 )
 VIRTUAL_CARDS: Final = Table(
     "virtual_cards", VirtualCard, ("modulus_digest",), index=("batch", "tid"),
-    sealed=frozenset({"card_key", "salt", "pan", "k_ac", "records"}),
+    sealed=frozenset({"card_key", "salt", "pan", "k_ac", "records"}), expires="expires_at_s",
 )  # fmt: skip
-SE_TABLES: Final = (OWNERS, ACCOUNTS, SERVICE_KEYS, VIRTUAL_CARDS)
+FIELD: Final = Table("field", FieldRow, ("slot",))
+PINS: Final = Table("pins", Pin, ("slot",), sealed=frozenset({"hash"}))
+SE_TABLES: Final = (OWNERS, ACCOUNTS, SERVICE_KEYS, VIRTUAL_CARDS, FIELD, PINS)

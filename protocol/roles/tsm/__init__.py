@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from protocol.engine import Step
+from protocol.roles.tsm.authorize import AuthorizeBatchStep, AuthorizeStep
 from protocol.roles.tsm.cards import ActivateCardsStep, IssueCardsStep, RequestCardsStep
 from protocol.roles.tsm.close import CloseAccountStep
+from protocol.roles.tsm.giveback import RefundStep, ReverseStep
 from protocol.roles.tsm.party import Tsm
 from protocol.roles.tsm.register import OpenAccountStep, ProveCreditStep
 from protocol.roles.tsm.terminals import SignOnStep
@@ -18,6 +20,10 @@ _STEPS: tuple[type[Any], ...] = (
     IssueCardsStep,
     ActivateCardsStep,
     SignOnStep,
+    AuthorizeStep,
+    AuthorizeBatchStep,
+    ReverseStep,
+    RefundStep,
     CloseAccountStep,
 )
 

@@ -260,6 +260,8 @@ def _row(facts: Issuing, grant: TidEntry, position: int) -> CardRow:
         total_minor=card.controls.total_minor,
         channel=card.controls.channel,
         state="EXPECT_ACTIVATION",
+        used=0,
+        spent_minor=0,
     )
 
 

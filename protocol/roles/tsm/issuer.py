@@ -16,12 +16,13 @@ from protocol.ports import Entropy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmvIssuer:
-    """Issuer key with its certificate, the master key that kAC derives from, and the number of uses of a card."""
+    """Issuer key with its certificate, the master key that kAC derives from, and the controls alike for all cards."""
 
     issuer: Issuer
     master_key: bytes = field(repr=False)
     profile: CardProfile
     uses: int
+    verify_above_minor: int
 
     def new_pan(self, entropy: Entropy) -> str:
         """A random 19-digit PAN in the issuer's range; nothing sequential."""
@@ -49,7 +50,7 @@ class EmvIssuer:
             pan=pan, expires_at_s=expires_at_s, limit_minor=limit_minor, currency=currency,
             controls=Controls(
                 uses=controls.uses, per_use_minor=controls.amount_per_use_minor, total_minor=controls.total_minor,
-                channel=controls.channel.value,
+                verify_above_minor=self.verify_above_minor, channel=controls.channel.value,
             ),
             icc_certificate=data.certificate.signature, emv=emv, k_ac=derive_card_key(self.master_key, pan),
         )  # fmt: skip

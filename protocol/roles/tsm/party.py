@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from protocol.card.oda import CaKey
 from protocol.messages.card import Card
 from protocol.pki import Directory
 from protocol.ports import Entropy
@@ -15,13 +16,17 @@ DAY_S: Final = 24 * 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TsmPolicy:
-    """What this TSM allows. `uses` 1 makes single-use cards, which no merchant can link."""
+    """What this TSM allows. `uses` 1 makes single-use cards, which no merchant can link.
+
+    Over `verify_above_minor` a purchase needs the cardholder's verification on the phone (TW-S3, CN-7).
+    """
 
     session_life_s: int = 3600
     card_grid_s: int = DAY_S
     card_steps: int = 7
     card_limit_minor: int = 50_000
     uses: int = 1
+    verify_above_minor: int = 20_000
     terminal_key_life_s: int = 30 * DAY_S
     max_pass_life_s: int = DAY_S
 
@@ -58,5 +63,7 @@ class Tsm:
     cookie_key: bytes = field(repr=False)
     directory: Directory
     issuer: CardIssuer
+    emv_ca: tuple[CaKey, ...]
+    """The EMV certification authorities whose issuers' cards are accepted."""
     secrets: Blind
     policy: TsmPolicy

@@ -228,7 +228,7 @@ class ProveCreditStep(AskingStep[Proving]):
             sid_digest=facts.sid_digest, sid=facts.sid, tid=info.tid, aid=info.aid, bank=facts.bank.name,
             pk_tid=facts.cookie.pk_tid, com=info.com, aid_exp_time_s=info.expires_at_s,
             aid_limit_minor=info.limit_minor, currency=info.currency, k_bank=facts.key_for_bank, promise=b"",
-            cert_tid=b"", asked_at_s=now_s, state="EXPECT_BANK_APPROVAL",
+            cert_tid=b"", asked_at_s=now_s, state="EXPECT_BANK_APPROVAL", spent_minor=0,
         )  # fmt: skip
         return Decision(writes=(Insert(TID_LIST, entry),))
 

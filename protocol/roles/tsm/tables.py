@@ -25,7 +25,7 @@ class Service:
 class TidEntry:
     """Paper table 2 (TIDiList), a row per grant; its TIDi_CreditINFO are the rows of `cards` that name this SID.
 
-    `asked_at_s` is when the bank was last asked about it.
+    `asked_at_s` is when the bank was last asked about it, `spent_minor` what purchases hold of the grant.
     """
 
     sid_digest: bytes
@@ -43,6 +43,7 @@ class TidEntry:
     cert_tid: bytes
     asked_at_s: int
     state: str
+    spent_minor: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,10 @@ class CardSession:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardRow:
-    """An issued card. The PAN is looked up by a keyed digest only; `position` is its leaf under the signed root."""
+    """An issued card. The PAN is looked up by a keyed digest only; `position` is its leaf under the signed root.
+
+    `used` and `spent_minor` count approved purchases, to be held against the controls (CN-3).
+    """
 
     pan_ref: bytes
     modulus_digest: bytes
@@ -79,6 +83,46 @@ class CardRow:
     total_minor: int
     channel: str
     state: str
+    used: int
+    spent_minor: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purchase:
+    """A decision on one purchase, or (state NEVER) the reversal of one that had not arrived by then.
+
+    `atc_ref` is the digest of PAN and ATC, `opening_ref` of PAN and opening: each is accepted once. A decline uses no
+    opening, and data that did not verify no counter either; they hold a digest of their own name there. `reason` says
+    why it was declined; the merchant is not told.
+    """
+
+    merchant: str
+    sale: bytes
+    terminal: str
+    pan_ref: bytes
+    atc_ref: bytes
+    opening_ref: bytes
+    tid: str
+    sid_digest: bytes
+    amount_minor: int
+    currency: str
+    refunded_minor: int
+    cryptogram: bytes
+    decided_at_s: int
+    reason: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefundRow:
+    """A refund of a purchase, under the merchant's name for it."""
+
+    merchant: str
+    refund: bytes
+    sale: bytes
+    amount_minor: int
+    currency: str
+    made_at_s: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,4 +151,6 @@ CARDS: Final = Table(
 TERMINALS: Final = Table(
     "terminals", Terminal, ("terminal",), unique=(("kid_terminal",),), index=("merchant", "merchant_identifier")
 )
-TSM_TABLES: Final = (SERVICES, TID_LIST, CARD_SESSIONS, CARDS, TERMINALS)
+PURCHASES: Final = Table("purchases", Purchase, ("merchant", "sale"), unique=(("atc_ref",), ("opening_ref",)))
+REFUNDS: Final = Table("refunds", RefundRow, ("merchant", "refund"))
+TSM_TABLES: Final = (SERVICES, TID_LIST, CARD_SESSIONS, CARDS, TERMINALS, PURCHASES, REFUNDS)

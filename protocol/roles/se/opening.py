@@ -1,0 +1,113 @@
+"""OpenCard: the cardholder opens one card for one purchase, up to a ceiling, for a short while (TW-S2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from protocol.card.cvr import OPENING_BYTES
+from protocol.engine import Context, Incoming
+from protocol.errors import NoCard, PaymentClosed, WrongState
+from protocol.messages.se import Opening, OpeningState, SeOpenCard, SeOpening
+from protocol.ports import Entropy
+from protocol.roles.se.account import account_of
+from protocol.roles.se.party import SeStep, expect_open
+from protocol.roles.se.service import service_of
+from protocol.roles.se.tables import FIELD, OWNERS, VIRTUAL_CARDS, FieldRow, Owner, ServiceKeys, VirtualCard
+from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where, Write
+
+SLOT = "nfc"
+"""A phone has one NFC field, and so one opening at a time."""
+OPEN_S = 60
+"""How long the cardholder has to bring the phone to the terminal, and to tap again after the PIN (TW-S2, S3)."""
+_CLOSED = Opening(
+    state=OpeningState.CLOSED, ceiling_minor=0, expires_at_s=0, amount_minor=0, currency="", merchant="", terminal="",
+    merchant_name="",
+)  # fmt: skip
+
+
+def opening_of(row: FieldRow | None, now_s: int) -> Opening:
+    """The opening as the phone shows it; one whose time is over is closed."""
+    if row is None or row.state == OpeningState.CLOSED or row.expires_at_s < now_s:
+        return _CLOSED
+    return Opening(
+        state=OpeningState(row.state), ceiling_minor=row.ceiling_minor, expires_at_s=row.expires_at_s,
+        amount_minor=row.amount_minor, currency=row.currency, merchant=row.merchant, terminal=row.terminal,
+        merchant_name=row.merchant_name,
+    )  # fmt: skip
+
+
+def is_usable(card: VirtualCard, now_s: int) -> bool:
+    """Can this card still answer a first tap?"""
+    return card.state == "ACTIVE" and card.expires_at_s > now_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpeningCard:
+    """The wish to pay, and what the phone's software measures as now (closing asks for neither)."""
+
+    command: SeOpenCard
+    service: ServiceKeys
+    bank: str
+    pcr10: bytes = b""
+
+
+class OpenCardStep(SeStep[SeOpenCard, OpeningCard]):
+    """The card is chosen here, off the tap's path: of those for at least the ceiling, the one that expires first.
+
+    Software and platform are measured now and must be as they were at the last good launch: no bank is asked, since a
+    question at each purchase would tell it when its customer pays.
+    """
+
+    rpc = "SecureElement.OpenCard"
+    command = SeOpenCard
+    reply = SeOpening
+
+    def look(self, command: SeOpenCard, ctx: Context) -> OpeningCard:
+        service = service_of(ctx, command.tid)
+        if service.state != "ACTIVE":
+            raise WrongState("the account is not active")
+        return OpeningCard(command=command, service=service, bank=account_of(ctx, service.account).bank)
+
+    def prepare(self, incoming: Incoming[OpeningCard], ctx: Context) -> Incoming[OpeningCard]:
+        facts = incoming.facts
+        if facts.command.ceiling_minor == 0:
+            return incoming
+        measured = self._se.platform.measure()
+        return replace(incoming, facts=replace(facts, pcr10=measured.pcr10))
+
+    def reads(self, facts: OpeningCard) -> tuple[Read, ...]:
+        return (
+            Key(FIELD, (SLOT,)), Key(OWNERS, (facts.bank,)), Where(VIRTUAL_CARDS, "tid", facts.service.tid),
+        )  # fmt: skip
+
+    def decide(self, rows: Rows, facts: OpeningCard, now_s: int, entropy: Entropy) -> Decision:
+        old = rows.get(FIELD, SLOT)
+        if facts.command.ceiling_minor == 0:
+            closing = () if old is None else (Update(FIELD, replace(old, state=OpeningState.CLOSED.value)),)
+            return Decision(writes=closing, reply=SeOpening(opening=_CLOSED))
+        expect_open(rows, facts.bank)
+        owner = rows.get(OWNERS, facts.bank)
+        assert owner is not None
+        expect_unchanged(owner, facts.pcr10)
+        card = _choose(rows.find(VIRTUAL_CARDS, "tid", facts.service.tid), facts.command.ceiling_minor, now_s)
+        row = FieldRow(
+            slot=SLOT, opening=entropy.bytes(OPENING_BYTES), tid=card.tid, card=card.modulus_digest,
+            ceiling_minor=facts.command.ceiling_minor, verify_above_minor=card.verify_above_minor,
+            currency=card.currency, expires_at_s=now_s + OPEN_S, state=OpeningState.OPEN.value, amount_minor=0,
+            merchant="", terminal="", merchant_name="", verified=False, read=False,
+        )  # fmt: skip
+        write: Write = Insert(FIELD, row) if old is None else Update(FIELD, row)
+        return Decision(writes=(write,), reply=SeOpening(opening=opening_of(row, now_s)))
+
+
+def expect_unchanged(owner: Owner, pcr10: bytes) -> None:
+    """What runs now is what ran at the last good launch. Raises: PaymentClosed."""
+    if pcr10 != owner.installed_pcr:
+        raise PaymentClosed("software or platform changed since the last launch")
+
+
+def _choose(cards: tuple[VirtualCard, ...], ceiling_minor: int, now_s: int) -> VirtualCard:
+    fit = [card for card in cards if is_usable(card, now_s) and card.per_use_minor >= ceiling_minor]
+    if not fit:
+        raise NoCard
+    return min(fit, key=lambda card: (card.expires_at_s, card.modulus_digest))

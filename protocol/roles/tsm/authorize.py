@@ -1,0 +1,288 @@
+"""PAY at the TSM: one purchase, or many under one signature, decided with the card's and the account's rows locked.
+
+UNIQUE(PAN, ATC) and UNIQUE(PAN, opening) hold in the table as well as here, so that no second process can approve what
+this one did (design §3 PAY, §5).
+"""
+
+from __future__ import annotations
+
+import datetime
+from abc import abstractmethod
+from dataclasses import dataclass, field, replace
+
+from protocol import envelope
+from protocol.card.cvr import OPENING_BYTES
+from protocol.crypto import sha256
+from protocol.engine import Context, Incoming, Step
+from protocol.envelope import OVERHEAD_BYTES, Stamp, Wire
+from protocol.messages.pay import (
+    Authorization,
+    AuthorizationBatch,
+    AuthorizationDecision,
+    AuthorizationDecisions,
+    Decided,
+    EmvPurchase,
+    Verdict,
+)
+from protocol.ports import Entropy
+from protocol.roles.tsm.limits import why_declined
+from protocol.roles.tsm.party import Tsm
+from protocol.roles.tsm.purchase import Implausible, Proved, Reason, prove_purchase, read_purchase
+from protocol.roles.tsm.tables import (
+    CARDS,
+    PURCHASES,
+    SERVICES,
+    TID_LIST,
+    CardRow,
+    Purchase,
+    Service,
+    Terminal,
+    TidEntry,
+)
+from protocol.roles.tsm.terminal_request import open_request
+from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where, Write
+
+RESPONSE_CODES = {Verdict.APPROVED: "00", Verdict.DECLINED: "05", Verdict.VERIFY: "65"}
+"""Authorization response code 8A for each verdict (ISO 8583:1987 field 39). Lack of credit has no code of its own: it
+would tell the merchant about the person."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One purchase as far as it could be checked: proved and of a known card, or implausible for a reason."""
+
+    purchase: EmvPurchase
+    proved: Proved | None = None
+    card: CardRow | None = None
+    implausible: Reason | None = None
+
+    def atc_ref(self) -> bytes:
+        """UNIQUE(PAN, ATC)."""
+        assert self.card is not None
+        return sha256(b"atc", self.card.pan_ref, self.purchase.atc.to_bytes(2, "big"))
+
+    def opening_ref(self) -> bytes:
+        """UNIQUE(PAN, opening)."""
+        assert self.card is not None
+        assert self.proved is not None
+        assert len(self.proved.opening) == OPENING_BYTES
+        return sha256(b"opening", self.card.pan_ref, self.proved.opening)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authorizing:
+    """A terminal's verified request: who asks, and for what."""
+
+    terminal: Terminal
+    purchases: tuple[EmvPurchase, ...]
+    asked: tuple[Asked, ...] = ()
+
+
+class _Deciding(Step[Authorizing]):
+    """What one purchase and a batch share."""
+
+    def __init__(self, tsm: Tsm) -> None:
+        self._tsm = tsm
+
+    def prepare(self, incoming: Incoming[Authorizing], ctx: Context) -> Incoming[Authorizing]:
+        facts = incoming.facts
+        asked = tuple(self.check(purchase, facts.terminal, ctx) for purchase in facts.purchases)
+        return replace(incoming, facts=replace(facts, asked=asked))
+
+    def check(self, purchase: EmvPurchase, terminal: Terminal, ctx: Context) -> Asked:
+        """Everything that needs no lock: certificates, signature, cryptogram, and who the card was shown."""
+        today = datetime.datetime.fromtimestamp(ctx.now_s, tz=datetime.UTC).date()
+        try:
+            read = read_purchase(purchase, ca_keys=self._tsm.emv_ca, today=today)
+            pan_ref = self._tsm.secrets.blind("pan", read.pan.encode())
+            card = ctx.read(Key(CARDS, (pan_ref,))).get(CARDS, pan_ref)
+            if card is None:
+                raise Implausible(Reason.CARD_UNKNOWN)
+            proved = prove_purchase(read, purchase, card)
+            self.check_merchant(proved, terminal)
+        except Implausible as exc:
+            return Asked(purchase=purchase, implausible=exc.reason)
+        return Asked(purchase=purchase, proved=proved, card=card)
+
+    def check_merchant(self, proved: Proved, terminal: Terminal) -> None:
+        """9F16, 9F1C and 9F4E, as the cardholder was shown them, are those registered for this key."""
+        shown = (proved.tap.merchant, proved.tap.terminal, proved.tap.merchant_name)
+        if shown != (terminal.merchant_identifier, terminal.terminal, terminal.merchant_name):
+            raise Implausible(Reason.MERCHANT_MISMATCH)
+
+    def reads(self, facts: Authorizing) -> tuple[Read, ...]:
+        reads: dict[Read, None] = {}
+        for asked in facts.asked:
+            reads[Key(PURCHASES, (facts.terminal.merchant, asked.purchase.sale))] = None
+            if asked.card is not None:
+                reads[Key(CARDS, (asked.card.pan_ref,))] = None
+                reads[Key(TID_LIST, (asked.card.sid_digest,))] = None
+                reads[Key(SERVICES, (asked.card.tid,))] = None
+                reads[Where(PURCHASES, "atc_ref", asked.atc_ref())] = None
+                reads[Where(PURCHASES, "opening_ref", asked.opening_ref())] = None
+        return tuple(reads)
+
+    def decide(self, rows: Rows, facts: Authorizing, now_s: int, entropy: Entropy) -> Decision:
+        books = _Books(rows=rows, terminal=facts.terminal, tsm=self._tsm, now_s=now_s)
+        decided = tuple(books.decide(asked) for asked in facts.asked)
+        return Decision(writes=books.writes(), reply=self.answer(decided))
+
+    @abstractmethod
+    def answer(self, decided: tuple[Decided, ...]) -> AuthorizationDecision | AuthorizationDecisions:
+        """The reply that carries these decisions."""
+
+    def seal(
+        self, facts: Authorizing, reply: AuthorizationDecision | AuthorizationDecisions, stamp: Stamp, ctx: Context
+    ) -> Wire:
+        signed = envelope.sign(
+            self._tsm.keys.signer, reply, audience=facts.terminal.merchant, stamp=stamp, request_digest=ctx.digest
+        )
+        return Wire(cose=signed)
+
+
+class AuthorizeStep(_Deciding):
+    """One purchase. The answer is the merchant's receipt."""
+
+    rpc = "Tsm.Authorize"
+    reply = AuthorizationDecision
+
+    def open(self, wire: Wire, ctx: Context) -> Incoming[Authorizing]:
+        opened, terminal = open_request(Authorization, wire, self._tsm, ctx)
+        facts = Authorizing(terminal=terminal, purchases=(opened.message.purchase,))
+        evidence = ((Authorization.NAME, opened.wire),)
+        return Incoming(facts=facts, key=opened.key, claims=opened.claims, evidence=evidence)
+
+    def answer(self, decided: tuple[Decided, ...]) -> AuthorizationDecision:
+        return AuthorizationDecision(decided=decided[0])
+
+
+class AuthorizeBatchStep(_Deciding):
+    """Up to 32 purchases, each decided by itself and in order; one signature for the request and one for the answer."""
+
+    rpc = "Tsm.AuthorizeBatch"
+    reply = AuthorizationDecisions
+    max_bytes = AuthorizationBatch.MAX_BYTES + OVERHEAD_BYTES
+
+    def open(self, wire: Wire, ctx: Context) -> Incoming[Authorizing]:
+        opened, terminal = open_request(AuthorizationBatch, wire, self._tsm, ctx)
+        facts = Authorizing(terminal=terminal, purchases=opened.message.purchases)
+        evidence = ((AuthorizationBatch.NAME, opened.wire),)
+        return Incoming(facts=facts, key=opened.key, claims=opened.claims, evidence=evidence)
+
+    def answer(self, decided: tuple[Decided, ...]) -> AuthorizationDecisions:
+        return AuthorizationDecisions(decided=decided)
+
+
+@dataclass(kw_only=True)
+class _Books:
+    """The rows of one request while its purchases are decided one after the other."""
+
+    rows: Rows
+    terminal: Terminal
+    tsm: Tsm
+    now_s: int
+    made: list[Purchase] = field(default_factory=list)
+    cards: dict[bytes, CardRow] = field(default_factory=dict)
+    grants: dict[bytes, TidEntry] = field(default_factory=dict)
+
+    def decide(self, asked: Asked) -> Decided:
+        """One purchase; what it changes is seen by the next."""
+        card = None if asked.card is None else self._card(asked.card)
+        reason = self._reason(asked, card)
+        if reason is None:
+            assert card is not None
+            self._charge(asked, card)
+        if reason not in (Reason.SALE_REUSED, Reason.REVERSED_BEFORE):
+            self.made.append(self._row(asked, reason))
+        return self._decided(asked, reason)
+
+    def writes(self) -> tuple[Write, ...]:
+        """All changes of the request."""
+        return (
+            *(Insert(PURCHASES, row) for row in self.made),
+            *(Update(CARDS, row) for row in self.cards.values() if row != self.rows.get(CARDS, row.pan_ref)),
+            *(Update(TID_LIST, row) for row in self.grants.values()),
+        )  # fmt: skip
+
+    def _card(self, seen: CardRow) -> CardRow:
+        if seen.pan_ref not in self.cards:
+            row = self.rows.get(CARDS, seen.pan_ref)
+            assert row is not None  # cards are never deleted
+            self.cards[seen.pan_ref] = row
+        return self.cards[seen.pan_ref]
+
+    def _grant(self, card: CardRow) -> TidEntry:
+        grant = self.grants.get(card.sid_digest) or self.rows.get(TID_LIST, card.sid_digest)
+        assert grant is not None
+        return grant
+
+    def _service(self, card: CardRow) -> Service:
+        service = self.rows.get(SERVICES, card.tid)
+        assert service is not None
+        return service
+
+    def _reason(self, asked: Asked, card: CardRow | None) -> Reason | None:
+        sale = asked.purchase.sale
+        known = self.rows.get(PURCHASES, self.terminal.merchant, sale)
+        if known is not None:
+            return Reason.REVERSED_BEFORE if known.state == "NEVER" else Reason.SALE_REUSED
+        if any(row.sale == sale for row in self.made):
+            return Reason.SALE_REUSED
+        if asked.proved is None or card is None:
+            return asked.implausible
+        if self._met("atc_ref", asked.atc_ref()):
+            return Reason.ATC_REUSED
+        if self._met("opening_ref", asked.opening_ref()):
+            return Reason.OPENING_USED
+        grant, service = self._grant(card), self._service(card)
+        return why_declined(asked.proved, card, grant, service, self.tsm.policy, self.now_s)
+
+    def _met(self, column: str, ref: bytes) -> bool:
+        return bool(self.rows.find(PURCHASES, column, ref)) or any(getattr(row, column) == ref for row in self.made)
+
+    def _charge(self, asked: Asked, card: CardRow) -> None:
+        assert asked.proved is not None
+        amount_minor, grant = asked.proved.tap.amount_minor, self._grant(card)
+        self.cards[card.pan_ref] = replace(card, used=card.used + 1, spent_minor=card.spent_minor + amount_minor)
+        self.grants[card.sid_digest] = replace(grant, spent_minor=grant.spent_minor + amount_minor)
+
+    def _row(self, asked: Asked, reason: Reason | None) -> Purchase:
+        # What uses no counter or no opening holds a value of its own there, which nothing else can have.
+        merchant, sale = self.terminal.merchant, asked.purchase.sale
+        own = sha256(b"none", merchant.encode(), sale)
+        valid = asked.proved is not None and asked.card is not None
+        counted = valid and reason is not Reason.ATC_REUSED
+        proved, card = asked.proved, asked.card
+        return Purchase(
+            merchant=merchant, sale=sale, terminal=self.terminal.terminal,
+            pan_ref=card.pan_ref if card else b"", atc_ref=asked.atc_ref() if counted else own,
+            opening_ref=own if reason else asked.opening_ref(), tid=card.tid if card else "",
+            sid_digest=card.sid_digest if card else b"", amount_minor=proved.tap.amount_minor if proved else 0,
+            currency=proved.tap.currency if proved else "", refunded_minor=0,
+            cryptogram=proved.cryptogram if proved else b"", decided_at_s=self.now_s, reason=reason or "",
+            state="DECLINED" if reason else "APPROVED",
+        )  # fmt: skip
+
+    def _decided(self, asked: Asked, reason: Reason | None) -> Decided:
+        verdict = verdict_of(reason)
+        code = RESPONSE_CODES[verdict]
+        unproved = Decided(
+            sale=asked.purchase.sale, verdict=verdict, merchant=self.terminal.merchant,
+            terminal=self.terminal.terminal, pan="", atc=0, unpredictable=b"", amount_minor=0, currency="",
+            issuer_data=b"", cryptogram=b"", response_code=code, arpc=b"",
+        )  # fmt: skip
+        proved = asked.proved
+        if proved is None:
+            return unproved
+        return replace(
+            unproved, pan=proved.pan, atc=proved.atc, unpredictable=proved.tap.unpredictable,
+            amount_minor=proved.tap.amount_minor, currency=proved.tap.currency,
+            issuer_data=asked.purchase.issuer_data, cryptogram=proved.cryptogram, arpc=proved.response(code.encode()),
+        )  # fmt: skip
+
+
+def verdict_of(reason: Reason | None) -> Verdict:
+    """What the merchant is told."""
+    if reason is None:
+        return Verdict.APPROVED
+    return Verdict.VERIFY if reason is Reason.VERIFICATION_MISSING else Verdict.DECLINED

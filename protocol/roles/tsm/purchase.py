@@ -1,0 +1,163 @@
+"""What a terminal forwards of a card, checked: chain, SDAD, ARQC, and that all of it speaks of one purchase.
+
+EMV Book 2 §6, §8; design §3 PAY. Nothing is decided here, and nothing is believed that the card did not sign.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from protocol.card import profile
+from protocol.card.chain import verify_card
+from protocol.card.combined import CryptogramType, cryptogram_input, transaction_hash, verify_combined
+from protocol.card.cryptogram import compute_cryptogram, compute_response, derive_session_key
+from protocol.card.cvr import Cvr, IssuerData
+from protocol.card.oda import CaKey
+from protocol.card.profile import Channel
+from protocol.card.rsa import PublicKey
+from protocol.card.tap import Tap
+from protocol.crypto import same
+from protocol.errors import CardDataInvalid, Expired, Oversize
+from protocol.messages.pay import EmvPurchase
+from protocol.roles.tsm.tables import CardRow
+
+_NOT_IN_AN_ARQC: Final = (
+    Cvr.COMPLETED
+    | Cvr.ISSUER_AUTHENTICATED
+    | Cvr.CONSENT_MISMATCH
+    | (Cvr.VERIFICATION_CONTRADICTED | Cvr.TERMINAL_DECLINED)
+)
+_PURCHASE: Final = b"\x00"
+"""Transaction type 9C of goods and services; cash and refunds have others (ISO 8583 processing codes)."""
+_DAY: Final = datetime.timedelta(days=1)
+
+
+class Reason(StrEnum):
+    """Why a purchase is declined. Kept at the TSM; a merchant learns a `Verdict` only."""
+
+    APPLICATION_UNKNOWN = "APPLICATION_UNKNOWN"
+    DATA_INVALID = "DATA_INVALID"
+    CARD_UNKNOWN = "CARD_UNKNOWN"
+    CERTIFICATE_INVALID = "CERTIFICATE_INVALID"
+    NOT_ONLINE = "NOT_ONLINE"
+    SIGNATURE_INVALID = "SIGNATURE_INVALID"
+    CRYPTOGRAM_INVALID = "CRYPTOGRAM_INVALID"
+    CONSENT_MISMATCH = "CONSENT_MISMATCH"
+    MERCHANT_MISMATCH = "MERCHANT_MISMATCH"
+    DATE_IMPLAUSIBLE = "DATE_IMPLAUSIBLE"
+    SALE_REUSED = "SALE_REUSED"
+    REVERSED_BEFORE = "REVERSED_BEFORE"
+    ATC_REUSED = "ATC_REUSED"
+    OPENING_USED = "OPENING_USED"
+    CARD_INACTIVE = "CARD_INACTIVE"
+    CARD_EXPIRED = "CARD_EXPIRED"
+    CARD_USED_UP = "CARD_USED_UP"
+    CHANNEL_NOT_ALLOWED = "CHANNEL_NOT_ALLOWED"
+    CURRENCY_NOT_ALLOWED = "CURRENCY_NOT_ALLOWED"
+    VERIFICATION_MISSING = "VERIFICATION_MISSING"
+    OVER_CARD_AMOUNT = "OVER_CARD_AMOUNT"
+    OVER_CARD_TOTAL = "OVER_CARD_TOTAL"
+    OVER_OWN_MAXIMUM = "OVER_OWN_MAXIMUM"
+    ACCOUNT_ENDED = "ACCOUNT_ENDED"
+    OVER_BALANCE = "OVER_BALANCE"
+
+
+class Implausible(Exception):
+    """A purchase that no card of ours made as it stands; `reason` says which check failed."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed:
+    """Records and dynamic data as the card certified and signed them; the cryptogram is not checked yet."""
+
+    pan: str = field(repr=False)
+    key: PublicKey = field(repr=False)
+    tap: Tap
+    issuer_data: IssuerData
+    cryptogram: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proved:
+    """A purchase that the card made: this amount, merchant and terminal, under this counter and opening."""
+
+    pan: str = field(repr=False)
+    tap: Tap
+    atc: int
+    opening: bytes
+    channel: Channel
+    device_verified: bool
+    cryptogram: bytes
+    session_key: bytes = field(repr=False)
+
+    def response(self, code: bytes) -> bytes:
+        """ARPC for this response code."""
+        return compute_response(self.session_key, self.cryptogram, code)
+
+
+def read_purchase(purchase: EmvPurchase, *, ca_keys: tuple[CaKey, ...], today: datetime.date) -> Signed:
+    """Certificates, records and SDAD. Raises: Implausible."""
+    if purchase.application != profile.AID:
+        raise Implausible(Reason.APPLICATION_UNKNOWN)
+    try:
+        card = verify_card(
+            aid=purchase.application, aip=purchase.aip, afl=purchase.afl, ca_keys=ca_keys, today=today,
+            records={(record.sfi, record.number): record.data for record in purchase.records},
+        )  # fmt: skip
+    except (CardDataInvalid, Expired, Oversize) as exc:
+        raise Implausible(Reason.CERTIFICATE_INVALID) from exc
+    if purchase.information != CryptogramType.ARQC:
+        raise Implausible(Reason.NOT_ONLINE)
+    try:
+        tap = Tap.from_pdol(purchase.pdol_data)
+        issuer_data = IssuerData.from_bytes(purchase.issuer_data)
+        said = profile.CDOL1.split(purchase.cdol_data)
+    except CardDataInvalid as exc:
+        raise Implausible(Reason.DATA_INVALID) from exc
+    _check_consent(tap, said, issuer_data.cvr, today)
+    expected = transaction_hash(
+        purchase.pdol_data, (purchase.cdol_data,), information=purchase.information, atc=purchase.atc,
+        issuer_data=purchase.issuer_data,
+    )  # fmt: skip
+    try:
+        signed = verify_combined(
+            card.icc.key, purchase.signature, unpredictable=tap.unpredictable, transaction_hash=expected,
+            information=purchase.information,
+        )  # fmt: skip
+    except CardDataInvalid as exc:
+        raise Implausible(Reason.SIGNATURE_INVALID) from exc
+    return Signed(pan=card.icc.pan, key=card.icc.key, tap=tap, issuer_data=issuer_data, cryptogram=signed.cryptogram)
+
+
+def _check_consent(tap: Tap, said: dict[int, bytes], cvr: Cvr, today: datetime.date) -> None:
+    """The cryptogram's data say what the cardholder consented to: an honest card sees to it, and so does the TSM."""
+    shown = profile.PDOL.split(profile.PDOL.build(tap.values()))
+    alike = all(said[tag] == shown[tag] for tag in (0x9F02, 0x5F2A, 0x9F16, 0x9F1C, 0x9F37))
+    if not alike or said[0x9C] != _PURCHASE or any(said[0x9F03]) or cvr & _NOT_IN_AN_ARQC or not cvr & Cvr.ARQC:
+        raise Implausible(Reason.CONSENT_MISMATCH)
+    # Terminals are in any time zone, so a day more or less; a cryptogram got long before would still be refused.
+    if said[0x9A].hex() not in {(today + days * _DAY).strftime("%y%m%d") for days in (-1, 0, 1)}:
+        raise Implausible(Reason.DATE_IMPLAUSIBLE)
+
+
+def prove_purchase(read: Signed, purchase: EmvPurchase, card: CardRow) -> Proved:
+    """The cryptogram under this card's kAC, and the key that the card was issued for. Raises: Implausible."""
+    if not same(card.modulus, read.key.to_bytes()):
+        raise Implausible(Reason.CERTIFICATE_INVALID)
+    session_key = derive_session_key(card.k_ac, atc=purchase.atc)
+    data = cryptogram_input(purchase.cdol_data, aip=purchase.aip, atc=purchase.atc, issuer_data=purchase.issuer_data)
+    if not same(compute_cryptogram(session_key, data), read.cryptogram):
+        raise Implausible(Reason.CRYPTOGRAM_INVALID)
+    cvr = read.issuer_data.cvr
+    return Proved(
+        pan=read.pan, tap=read.tap, atc=purchase.atc, opening=read.issuer_data.opening,
+        channel=Channel.CONTACT if cvr & Cvr.CONTACT else Channel.CONTACTLESS,
+        device_verified=bool(cvr & Cvr.DEVICE_VERIFIED), cryptogram=read.cryptogram, session_key=session_key,
+    )  # fmt: skip
