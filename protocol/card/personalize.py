@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from protocol.card import afl, profile, tlv
 from protocol.card.afl import Afl, AflEntry, Record, make_record
+from protocol.card.directory import application_information
 from protocol.card.months import Month
 from protocol.card.oda import (
     RID_BYTES,
@@ -117,7 +118,7 @@ def personalize(
         pan=pan,
         expiry=expiry,
         aid=card_profile.aid,
-        fci=_file_control_information(card_profile),
+        fci=application_information(card_profile),
         aip=profile.AIP,
         afl=locator.to_bytes(),
         records=(data_record, *key_records),
@@ -161,9 +162,3 @@ def _key_records(issuer: Issuer, certificate: Certificate) -> tuple[Record, ...]
         make_record(KEY_FILE, 2, *((tag, value) for tag, value in rest if value)),
         make_record(KEY_FILE, 3, (0x9F46, certificate.signature)),
     )
-
-
-def _file_control_information(card_profile: CardProfile) -> bytes:
-    # Book 1 §11.3.4: the answer to SELECT, which brings the PDOL.
-    proprietary = tlv.encode_all(((0x50, card_profile.label), (0x87, b"\x01"), (0x9F38, profile.PDOL.to_bytes())))
-    return tlv.encode(0x6F, tlv.encode_all(((0x84, card_profile.aid), (0xA5, proprietary))))

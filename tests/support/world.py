@@ -108,6 +108,12 @@ class TestSecrets:
     def passcode_matches(self, stored_hash: bytes, passcode: bytes) -> bool:
         return stored_hash == sha256(passcode)
 
+    def hash(self, pin: str) -> bytes:
+        return sha256(pin.encode())
+
+    def matches(self, stored: bytes, pin: str) -> bool:
+        return stored == sha256(pin.encode())
+
 
 @cache
 def emv_keys() -> tuple[rsa.PrivateKey, rsa.PrivateKey]:
@@ -276,8 +282,9 @@ class World:
             issuer=EmvIssuer(
                 issuer=Issuer.open(ca_key, private, certificate, today=today),
                 master_key=bytes.fromhex("0123456789abcdeffedcba9876543210"), profile=CardProfile(), uses=1,
+                verify_above_minor=TsmPolicy().verify_above_minor,
             ),
-            secrets=TestSecrets(), policy=TsmPolicy(),
+            emv_ca=(ca_key,), secrets=TestSecrets(), policy=TsmPolicy(),
         )  # fmt: skip
         return self.join(name, Role.TSM, tsm_steps(tsm), tsm)
 
@@ -320,7 +327,7 @@ class World:
         self.publish(name, Role.PHONE, Use.SIGN, wallet_key.public)
         element = SecureElement(
             name=name, key=element_key, wallet_key=wallet_key.public, root=self.root.certificate,
-            directory=self.directory, platform=platform, card_keys=self.card_keys,
+            directory=self.directory, platform=platform, card_keys=self.card_keys, pins=TestSecrets(),
             emv_ca=(CaKey(rid=RID, index=1, key=emv_keys()[0].public),),
         )  # fmt: skip
         party = self.join(name, Role.SE, se_steps(element), element)
