@@ -116,8 +116,18 @@ class SecureElementStub:
                 request_serializer=parties_dot_rpc_dot_common__pb2.Envelope.SerializeToString,
                 response_deserializer=parties_dot_rpc_dot_common__pb2.Envelope.FromString,
                 _registered_method=True)
+        self.SetPin = channel.unary_unary(
+                '/tapveil.v1.SecureElement/SetPin',
+                request_serializer=parties_dot_rpc_dot_common__pb2.Envelope.SerializeToString,
+                response_deserializer=parties_dot_rpc_dot_common__pb2.Envelope.FromString,
+                _registered_method=True)
         self.VerifyPin = channel.unary_unary(
                 '/tapveil.v1.SecureElement/VerifyPin',
+                request_serializer=parties_dot_rpc_dot_common__pb2.Envelope.SerializeToString,
+                response_deserializer=parties_dot_rpc_dot_common__pb2.Envelope.FromString,
+                _registered_method=True)
+        self.ReopenPin = channel.unary_unary(
+                '/tapveil.v1.SecureElement/ReopenPin',
                 request_serializer=parties_dot_rpc_dot_common__pb2.Envelope.SerializeToString,
                 response_deserializer=parties_dot_rpc_dot_common__pb2.Envelope.FromString,
                 _registered_method=True)
@@ -249,7 +259,21 @@ class SecureElementServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetPin(self, request, context):
+        """PAY
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def VerifyPin(self, request, context):
+        """PAY
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReopenPin(self, request, context):
         """PAY
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -352,8 +376,18 @@ def add_SecureElementServicer_to_server(servicer, server):
                     request_deserializer=parties_dot_rpc_dot_common__pb2.Envelope.FromString,
                     response_serializer=parties_dot_rpc_dot_common__pb2.Envelope.SerializeToString,
             ),
+            'SetPin': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPin,
+                    request_deserializer=parties_dot_rpc_dot_common__pb2.Envelope.FromString,
+                    response_serializer=parties_dot_rpc_dot_common__pb2.Envelope.SerializeToString,
+            ),
             'VerifyPin': grpc.unary_unary_rpc_method_handler(
                     servicer.VerifyPin,
+                    request_deserializer=parties_dot_rpc_dot_common__pb2.Envelope.FromString,
+                    response_serializer=parties_dot_rpc_dot_common__pb2.Envelope.SerializeToString,
+            ),
+            'ReopenPin': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReopenPin,
                     request_deserializer=parties_dot_rpc_dot_common__pb2.Envelope.FromString,
                     response_serializer=parties_dot_rpc_dot_common__pb2.Envelope.SerializeToString,
             ),
@@ -812,6 +846,33 @@ class SecureElement:
             _registered_method=True)
 
     @staticmethod
+    def SetPin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tapveil.v1.SecureElement/SetPin',
+            parties_dot_rpc_dot_common__pb2.Envelope.SerializeToString,
+            parties_dot_rpc_dot_common__pb2.Envelope.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def VerifyPin(request,
             target,
             options=(),
@@ -826,6 +887,33 @@ class SecureElement:
             request,
             target,
             '/tapveil.v1.SecureElement/VerifyPin',
+            parties_dot_rpc_dot_common__pb2.Envelope.SerializeToString,
+            parties_dot_rpc_dot_common__pb2.Envelope.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReopenPin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tapveil.v1.SecureElement/ReopenPin',
             parties_dot_rpc_dot_common__pb2.Envelope.SerializeToString,
             parties_dot_rpc_dot_common__pb2.Envelope.FromString,
             options,

@@ -49,7 +49,11 @@ class SecureElementStub:
     """CARD-4, CARD-5"""
     OpenCard: _grpc.UnaryUnaryMultiCallable[_common_pb2.Envelope, _common_pb2.Envelope]
     """PAY"""
+    SetPin: _grpc.UnaryUnaryMultiCallable[_common_pb2.Envelope, _common_pb2.Envelope]
+    """PAY"""
     VerifyPin: _grpc.UnaryUnaryMultiCallable[_common_pb2.Envelope, _common_pb2.Envelope]
+    """PAY"""
+    ReopenPin: _grpc.UnaryUnaryMultiCallable[_common_pb2.Envelope, _common_pb2.Envelope]
     """PAY"""
     Status: _grpc.UnaryUnaryMultiCallable[_common_pb2.Envelope, _common_pb2.Envelope]
     Transceive: _grpc.StreamStreamMultiCallable[_secure_element_pb2.Apdu, _secure_element_pb2.Apdu]
@@ -187,7 +191,23 @@ class SecureElementServicer(metaclass=_abc_1.ABCMeta):
         """PAY"""
 
     @_abc_1.abstractmethod
+    def SetPin(
+        self,
+        request: _common_pb2.Envelope,
+        context: _grpc.ServicerContext,
+    ) -> _common_pb2.Envelope:
+        """PAY"""
+
+    @_abc_1.abstractmethod
     def VerifyPin(
+        self,
+        request: _common_pb2.Envelope,
+        context: _grpc.ServicerContext,
+    ) -> _common_pb2.Envelope:
+        """PAY"""
+
+    @_abc_1.abstractmethod
+    def ReopenPin(
         self,
         request: _common_pb2.Envelope,
         context: _grpc.ServicerContext,

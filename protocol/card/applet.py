@@ -31,7 +31,7 @@ _FIRST, _NEXT = 0x00, 0x02
 _BY_NUMBER: Final = 0x04
 """READ RECORD's P2, bits 3 to 1: P1 is a record number (Book 1 §11.2.2)."""
 _PIN_FORMATS: Final = frozenset({0x80, 0x88})
-"""VERIFY's P2: plaintext, enciphered (Book 3 Table 23)."""
+"""VERIFY's P2: plaintext, enciphered (Book 3 §6.5.12.2)."""
 _COMMAND_TEMPLATE: Final = 0x83
 _MIN_NAME_BYTES: Final = 5
 """A partial name holds the provider's identifier at least (Book 1 §12.3.1)."""
@@ -192,7 +192,8 @@ class Applet:
     def _verify(self, command: Command) -> Response:
         if command.p1 != 0 or command.p2 not in _PIN_FORMATS:
             return _refuse(Sw.WRONG_PARAMETERS)
-        # Whatever the data, they are not looked at: no terminal gets a 9000 here that it could show for a PIN.
+        # Whatever the data, they are not looked at: no terminal gets a 9000 here that it could show for a PIN
+        # (Book 3 §10.5.1: 6983, offline PIN is blocked).
         return _refuse(Sw.AUTHENTICATION_BLOCKED)
 
     def _internal_authenticate(self, command: Command) -> Response:

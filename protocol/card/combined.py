@@ -33,7 +33,7 @@ def cryptogram_input(cdol_data: bytes, *, aip: bytes, atc: int, issuer_data: byt
 def transaction_hash(
     pdol_data: bytes, cdol_data: tuple[bytes, ...], *, information: int, atc: int, issuer_data: bytes
 ) -> bytes:
-    """20 bytes over all that passed between terminal and card (Book 2 §6.6.1 step 2).
+    """20 bytes over all that passed between terminal and card (Book 2 §6.6.1).
 
     `cdol_data` is CDOL1's data, for the second GENERATE AC CDOL2's after it. The card's answer goes in as it stands in
     the response, without the signature: 9F27, 9F36, 9F10.
@@ -43,14 +43,14 @@ def transaction_hash(
 
 
 def encode_combined(data: CombinedData) -> bytes:
-    """ICC dynamic data of CDA, which `dynamic.parse_combined` parses (Book 2 Table 18). Raises: CardDataInvalid."""
+    """ICC dynamic data of CDA, which `dynamic.parse_combined` parses (Book 2 §6.6.1). Raises: CardDataInvalid."""
     return encode_number(data.number) + bytes([data.information]) + data.cryptogram + data.transaction_hash
 
 
 def verify_combined(
     key: PublicKey, signature: bytes, *, unpredictable: bytes, transaction_hash: bytes, information: int
 ) -> CombinedData:
-    """What the card signed, once it is shown to be over this very transaction (Book 2 §6.6.2 steps 5 to 12).
+    """What the card signed, once it is shown to be over this very transaction (Book 2 §6.6.2).
 
     `information` is 9F27 of the answer and `transaction_hash` the caller's own computation. The cryptogram comes out
     of the signature; there is no other place to take it from.

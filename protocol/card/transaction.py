@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from protocol.ports import Entropy
 
 CDA_REQUESTED: Final = 0x10
-"""Bit 5 of GENERATE AC's P1 (Book 3 Table 12)."""
+"""Bit 5 of GENERATE AC's P1 (Book 3 §6.5.5.2)."""
 REFERENCES: Final = {kind | cda: (kind, bool(cda)) for kind in CryptogramType for cda in (0, CDA_REQUESTED)}
 """P1 → what is asked for, and whether with CDA. All other values are reserved."""
 _CONSENTED: Final = (0x9F02, 0x5F2A, 0x9F16, 0x9F1C, 0x9F37)
@@ -44,7 +44,7 @@ def template(*objects: tuple[int, bytes]) -> Response:
 
 
 def read_record(records: Mapping[tuple[int, int], bytes], place: tuple[int, int]) -> Response:
-    """The record at (file, record), or which of the two is not there (ISO/IEC 7816-4 Table 6: 6A82, 6A83)."""
+    """The record at (file, record), or which of the two is not there (ISO/IEC 7816-4 §5.1.3: 6A82, 6A83)."""
     if place in records:
         return Response(sw=Sw.OK, data=records[place])
     known = any(file == place[0] for file, _ in records)

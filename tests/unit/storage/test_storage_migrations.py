@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from parties.storage.migrations.draft import differences, draft
 from parties.storage.roles import TABLES
 from parties.storage.schema import metadata_for
 from parties.storage.store import open_store
-from parties.storage.version import check_version
+from parties.storage.version import VERSIONS, check_version
 from protocol.engine import EVIDENCE, Evidence
 from protocol.errors import SettingsInvalid, StorageFault
 from protocol.rows import ALL_TABLES, Decision, Insert, Table, Unit
@@ -127,6 +128,37 @@ def test_a_database_in_a_missing_folder_is_refused(tmp_path):
 def test_a_role_without_database_is_refused(tmp_path):
     with pytest.raises(SettingsInvalid, match="role sp"):
         create_or_upgrade(f"sqlite:///{tmp_path}/sp.db", "sp")
+
+
+@pytest.mark.parametrize("role", [str(role) for role in TABLES])
+def test_rows_of_the_first_version_live_on(role, tmp_path):
+    """A database with a row in every table of version 0001, upgraded: every row is there and reads as before."""
+    url = f"sqlite:///{tmp_path}/party.db"
+    first = tmp_path / "versions" / role
+    first.mkdir(parents=True)
+    shutil.copy(VERSIONS / role / f"{role}_0001.py", first)
+    create_or_upgrade(url, role, versions=tmp_path / "versions")
+    values = {sa.Text: "x", sa.LargeBinary: b"x", sa.BigInteger: 7, sa.Boolean: True, sa.TEXT: "x", sa.BLOB: b"x"}
+    values |= {sa.BIGINT: 7, sa.BOOLEAN: True}
+    database = open_database(url)
+    old = sa.MetaData()
+    with database.writer.begin() as connection:
+        old.reflect(connection)
+        tables = [table for table in old.sorted_tables if table.name != "alembic_version"]
+        for table in tables:
+            row = {column.name: values[type(column.type)] for column in table.columns}
+            connection.execute(table.insert().values(row))
+    database.close()
+    create_or_upgrade(url, role)
+    check_version(url, role)
+    database = open_database(url)
+    with database.readers.begin() as connection:
+        for table in tables:
+            (row,) = connection.execute(sa.select(table)).all()
+            assert set(row) <= {"x", b"x", 7, True}
+        for table in metadata_for(TABLES[role]).sorted_tables:
+            assert len(connection.execute(sa.select(table)).all()) == (1 if table.name in old.tables else 0)
+    database.close()
 
 
 def test_a_failing_migration_leaves_the_old_version(versions):
