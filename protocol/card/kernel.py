@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, TypeAlias, TypeVar
 
 from protocol.card import outcome, tlv
@@ -45,7 +46,7 @@ _AIP_CDA: Final = 0x01
 _AIP_VERIFICATION: Final = 0x10
 _AUTHENTICATION_DATA: Final = frozenset({0x8F, 0x90, 0x9F32, 0x9F46, 0x9F47})
 """Without these there is nothing to authenticate (Book 2 Table 4 and 8; the remainders 92 and 9F48 may be absent)."""
-_REFUSED_OPTIONS: Final = {
+_REFUSED_OPTIONS: Final[dict[int, Outcome]] = {
     Sw.CONDITIONS_NOT_SATISFIED: outcome.SELECT_NEXT,  # Book 3 §10.1: on to the next application
     Sw.SEE_PHONE: outcome.SEE_PHONE,  # Book C-3 §5.2.2.2
 }
@@ -86,19 +87,21 @@ def perform_tap(terminal: Terminal, sale: Sale) -> Exchange[Outcome]:
 
 
 def run_exchange(exchange: Exchange[T], transmit: Callable[[bytes], bytes]) -> T:
-    """Drive an exchange over `transmit`, which takes a command and returns the answer, or raises CardLost."""
-    try:
-        command = next(exchange)
-        while True:
-            try:
-                answer = transmit(command)
-            except CardLost as lost:
-                command = exchange.throw(lost)
-            else:
-                command = exchange.send(answer)
-    except StopIteration as end:
-        result: T = end.value
-        return result
+    """Drive an exchange over `transmit`, which takes a command and returns the answer, or raises CardLost.
+
+    Any other exception of `transmit` is a fault of the link's code and goes to the caller.
+    """
+    command = next(exchange)
+    while True:
+        try:
+            step = partial(exchange.send, transmit(command))
+        except CardLost as lost:
+            step = partial(exchange.throw, lost)
+        try:
+            command = step()
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 def _send(command: Command) -> Exchange[Response]:
@@ -133,7 +136,7 @@ def _run_application(terminal: Terminal, sale: Sale, candidate: Candidate) -> Ex
         )
     )
     if not options.ok:
-        return next((ended for sw, ended in _REFUSED_OPTIONS.items() if sw == options.sw), outcome.END_APPLICATION)
+        return _REFUSED_OPTIONS.get(options.sw, outcome.END_APPLICATION)
     aip, afl = parse_options(options.data)
     # (4)
     records = yield from _read_records(Afl.from_bytes(afl))

@@ -91,10 +91,11 @@ def _service_allowed(terminal: Terminal, control: bytes, *, country: bytes | Non
 
 def parse_date(data: bytes) -> date:
     """A date of format n 6, YYMMDD; years from 50 are of the last century (Book 4 §6.7.3). Raises: CardDataInvalid."""
+    if len(data) != 3:
+        raise CardDataInvalid("date is three bytes")
     digits = parse_digits(data)
     year = digits // 10_000
     try:
-        # A date of another length has a year out of range, or too few digits to have a month.
         return date(2000 + year if year < 50 else 1900 + year, digits // 100 % 100, digits % 100)
     except ValueError as exc:
         raise CardDataInvalid("not a date") from exc

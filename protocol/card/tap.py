@@ -118,7 +118,10 @@ class CardHolder(Protocol):
         """Did the cardholder open a card, and is there still time?"""
 
     def offer(self, tap: Tap) -> LoadedCard:
-        """The card for this tap, its counter already raised. Raises: NotOpen, SeePhone."""
+        """The card for this tap, with its next counter. Raises: NotOpen, SeePhone."""
 
     def spend(self, card: LoadedCard) -> None:
-        """The card's records are about to be read: it serves no other opening from here on. Raises: NotOpen."""
+        """The card's records are about to be read: it serves no other opening from here on. Raises: NotOpen.
+
+        Once for each card offered; its counter is raised, and nobody else gets it.
+        """

@@ -133,10 +133,10 @@ def _applies(condition: int, *, method: int, methods: CvmList, amount_minor: int
     # A condition that is unknown, or for cash, or about an amount in another currency, is not met (§10.5).
     if amount_minor is None:
         return False
-    amounts = {
+    amounts: dict[int, bool] = {
         Condition.UNDER_X: amount_minor < methods.x_minor,
         Condition.OVER_X: amount_minor > methods.x_minor,
         Condition.UNDER_Y: amount_minor < methods.y_minor,
         Condition.OVER_Y: amount_minor > methods.y_minor,
     }
-    return any(met for named, met in amounts.items() if named == condition)
+    return amounts.get(condition, False)

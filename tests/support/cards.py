@@ -1,16 +1,17 @@
-"""A reader's field in memory: a terminal kernel on one side, a card or a script on the other, and a fault in between."""
+"""A reader's field in memory: a terminal kernel on one side, a card or a script on the other, a fault in between."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 
-from protocol.card import profile, tlv
+from protocol.card import outcome, profile, tlv
 from protocol.card.apdu import Command, Ins, Response
 from protocol.card.kernel import perform_tap, run_exchange
 from protocol.card.oda import CaKey
 from protocol.card.outcome import CardLost, Outcome
+from protocol.card.risk import Tvr
 from protocol.card.terminal import Sale, Terminal
 
 TODAY = date(2026, 11, 20)
@@ -98,3 +99,13 @@ def application(aid: bytes = profile.AID, *, pdol: bytes | None = None) -> bytes
     """What an application answers to SELECT, without status word."""
     inside = tlv.encode(0x50, b"LABEL") + (b"" if pdol is None else tlv.encode(0x9F38, pdol))
     return tlv.encode(0x6F, tlv.encode(0x84, aid) + tlv.encode(0xA5, inside))
+
+
+def found_in(ended: Outcome) -> Tvr:
+    return Tvr(int.from_bytes(ended.tvr, "big"))
+
+
+def assert_declined(ended: Outcome, found: Tvr) -> None:
+    assert ended == replace(outcome.DECLINED, tvr=ended.tvr)
+    assert ended.online is None
+    assert found_in(ended) == found

@@ -46,7 +46,8 @@ def test_options_come_in_two_formats() -> None:
     "data",
     [
         b"", b"\x80\x00", b"\x80\x01\x33", b"\x77\x00", tlv.encode(0x77, tlv.encode(0x82, b"\x33\x80")),
-        tlv.encode(0x77, tlv.encode(0x94, LOCATOR)), tlv.encode(0x77, tlv.encode(0x82, b"\x33") + tlv.encode(0x94, LOCATOR)),
+        tlv.encode(0x77, tlv.encode(0x94, LOCATOR)),
+        tlv.encode(0x77, tlv.encode(0x82, b"\x33") + tlv.encode(0x94, LOCATOR)),
         tlv.encode(0x70, tlv.encode(0x82, b"\x33\x80") + tlv.encode(0x94, LOCATOR)), b"\x80\x02\x33\x80" * 2,
     ],
 )  # fmt: skip
@@ -74,7 +75,7 @@ def test_an_object_is_there_once() -> None:
 
 def test_a_record_is_one_template() -> None:
     refused(collect, records(MANDATORY, tag=0x77))
-    refused(collect, records(MANDATORY) + [Record(sfi=1, number=2, data=b"")])
+    refused(collect, [*records(MANDATORY), Record(sfi=1, number=2, data=b"")])
     refused(collect, [Record(sfi=1, number=1, data=records(MANDATORY)[0].data * 2)])
     with pytest.raises(Oversize) as refusal:
         collect([Record(sfi=1, number=1, data=tlv.encode(0x70, b"\xa5\x00" * 200))])

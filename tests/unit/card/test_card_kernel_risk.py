@@ -1,4 +1,4 @@
-"""Terminal set-up, processing restrictions, terminal risk management and action analysis (EMV Book 3 §10.4 to §10.7)."""
+"""Terminal set-up, processing restrictions, risk management, action analysis (EMV Book 3 §10.4 to §10.7)."""
 
 from __future__ import annotations
 
