@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: dev demo lint test proto clean
+.PHONY: dev demo lint test proto interop-deps clean
 
 $(READY): requirements/dev.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,9 @@ test: $(READY)  ## all tests with coverage, and the bounds on it
 
 proto: $(READY)  ## generate stubs, CDDL, error codes and spec map anew
 	$(BIN)/python -m parties.contract
+
+interop-deps:  ## install the programs that the interop tests drive (as root)
+	tests/interop/install.sh $(PYTHON)
 
 clean:  ## remove what was built
 	rm -rf $(VENV) .coverage* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,11 +29,7 @@ class StoredTable:
         self._selects: dict[tuple[tuple[str, ...], bool, bool], sa.Select[Any]] = {}
         self._insert = sa.insert(self._stored)
         self._delete = sa.delete(self._stored).where(*self._is_key())
-        self._update = (
-            sa.update(self._stored)
-            .where(*self._is_key())
-            .values({name: sa.bindparam(f"new_{name}") for name in self._types if name not in table.key})
-        )
+        self._updates: dict[tuple[str, ...], sa.Update] = {}
         self._expired = self._oldest()
 
     def load(self, connection: sa.Connection, reads: Sequence[Read], *, lock: bool) -> list[Any]:
@@ -55,23 +51,33 @@ class StoredTable:
         return [self._row(values) for values in connection.execute(self._all)]
 
     def write(self, connection: sa.Connection, changes: Sequence[Change]) -> None:
-        """Make `changes`, sorted by key, with one statement of each kind.
+        """Make `changes`, sorted by key, with one statement of each kind; updates by the columns that change.
 
         Deletions come first and insertions last, and a row whose unique columns change goes out and comes in again:
-        so values may pass from row to row within one transaction without two rows holding one in between.
+        so values may pass from row to row within one transaction without two rows holding one in between. What does
+        not change is not written: to seal it anew would be most of the work.
         """
-        gone, changed, new = [], [], []
+        gone, new = [], []
+        changed: dict[tuple[str, ...], list[dict[str, Value]]] = {}
         for before, after in changes:
             if before is not None and after is not None and self._unique(before) == self._unique(after):
-                changed.append({**self._key_parameters(after), **self._new_parameters(after)})
+                columns = tuple(name for name in self._types if getattr(before, name) != getattr(after, name))
+                changed.setdefault(columns, []).append(self._new_parameters(after, columns))
                 continue
             if before is not None:
                 gone.append(self._key_parameters(before))
             if after is not None:
-                new.append(self._parameters(after))
-        for statement, parameters in ((self._delete, gone), (self._update, changed), (self._insert, new)):
+                new.append(self._parameters(after, self._types))
+        updates = ((self._update(columns), rows) for columns, rows in changed.items())
+        for statement, parameters in ((self._delete, gone), *updates, (self._insert, new)):
             if parameters:
                 connection.execute(statement, parameters)
+
+    def _update(self, columns: tuple[str, ...]) -> sa.Update:
+        if columns not in self._updates:
+            statement = sa.update(self._stored).where(*self._is_key())
+            self._updates[columns] = statement.values({name: sa.bindparam(f"new_{name}") for name in columns})
+        return self._updates[columns]
 
     def sweep(self, connection: sa.Connection, *, now_s: int, limit: int) -> int:
         """Delete at most `limit` rows past their expiry, the oldest first; how many."""
@@ -92,16 +98,16 @@ class StoredTable:
                 raise StorageFault(f"{self._table.name}.{column} holds another type than {kind.__name__}: damaged")
         return self._table.row(**cells)
 
-    def _parameters(self, row: Any) -> dict[str, Value]:
-        cells: dict[str, Value] = {column: getattr(row, column) for column in self._types}
+    def _parameters(self, row: Any, columns: Iterable[str]) -> dict[str, Value]:
+        cells: dict[str, Value] = {column: getattr(row, column) for column in columns}
         key = self._table.key_of(row)
-        for column in self._table.sealed:
+        for column in self._table.sealed & cells.keys():
             cells[column] = self._sealer.seal(cells[column], table=self._table.name, column=column, key=key)
         return cells
 
-    def _new_parameters(self, row: Any) -> dict[str, Value]:
-        cells = self._parameters(row)
-        return {f"new_{column}": value for column, value in cells.items() if column not in self._table.key}
+    def _new_parameters(self, row: Any, columns: tuple[str, ...]) -> dict[str, Value]:
+        cells = self._parameters(row, columns)
+        return self._key_parameters(row) | {f"new_{column}": value for column, value in cells.items()}
 
     def _key_parameters(self, row: Any) -> dict[str, Value]:
         return {f"key_{column}": value for column, value in zip(self._table.key, self._table.key_of(row), strict=True)}

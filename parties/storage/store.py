@@ -86,7 +86,8 @@ class DatabaseStore:
         Raises: what `decide` raises, Conflict if a row is not as the unit saw it, StorageFault if the database can't
         be written, Overloaded if too many units wait. Nothing has changed then.
         """
-        return self.submit(unit).result()
+        decision: Decision = self._writer.run(unit)
+        return decision
 
     def sweep(self, now_s: int) -> int:
         """Delete rows whose expiry is before `now_s` (Unix seconds); how many. Raises: as `apply`."""

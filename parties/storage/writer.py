@@ -1,7 +1,7 @@
-"""Group commit: one thread takes what is waiting, carries it out in one transaction, and only then answers.
+"""Group commit: what is waiting is carried out in one transaction, and only then answered.
 
-The cost of a COMMIT, waiting for the disk, is shared by the tasks that came in while the last one was under way; a task
-that comes alone doesn't wait for others.
+The cost of a COMMIT, waiting for the disk, is shared by the tasks that came in while the last one was under way. A task
+that finds nobody writing is carried out on its own thread: handing it to another and back costs as much as the work.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class GroupWriter(Generic[T]):
         self._max_batch = max_batch
         self._queue: queue.Queue[tuple[T, Future[Any]] | None] = queue.Queue(maxsize=waiting)
         self._submitting = threading.Lock()
+        self._writing = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="storage-writer", daemon=True)
         self._thread.start()
@@ -52,6 +53,18 @@ class GroupWriter(Generic[T]):
                 raise Overloaded("the writer's queue is full") from exc
         return future
 
+    def run(self, task: T) -> Any:
+        """Carry out `task` now, or in turn if others are at it; its result. Raises: as `submit`, or what it raises."""
+        if self._closed or not self._queue.empty() or not self._writing.acquire(blocking=False):
+            return self.submit(task).result()
+        try:
+            (outcome,) = self._transact([task])
+        finally:
+            self._writing.release()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
     def close(self) -> None:
         """Take no more tasks, finish those that wait, and return when the last is answered."""
         with self._submitting:
@@ -59,18 +72,21 @@ class GroupWriter(Generic[T]):
                 self._closed = True
                 self._queue.put(None)  # behind every task, since nothing is submitted after it
         self._thread.join()
+        with self._writing:  # a task on its own thread may still be at it
+            pass
 
     def _run(self) -> None:
         more = True
         while more:
-            batch, more = self._take()
-            if batch:
-                self._carry_out(batch)
+            first = self._queue.get()
+            with self._writing:
+                batch, more = self._take(first)
+                if batch:
+                    self._carry_out(batch)
 
-    def _take(self) -> tuple[list[tuple[T, Future[Any]]], bool]:
-        """What is waiting, at least one task and at most a batch; False when the writer was closed behind it."""
+    def _take(self, item: tuple[T, Future[Any]] | None) -> tuple[list[tuple[T, Future[Any]]], bool]:
+        """`item` and what waits behind it, at most a batch; False when the writer was closed behind it."""
         batch: list[tuple[T, Future[Any]]] = []
-        item = self._queue.get()
         while item is not None:
             batch.append(item)
             if len(batch) == self._max_batch:

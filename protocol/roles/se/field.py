@@ -1,19 +1,22 @@
 """The NFC field of the secure element: the cardholder's consent, card and counter behind the applet (design §3 PAY).
 
 A first tap must fit the opening. Above the verification limit it only tells what is asked; the PIN is entered on the
-phone for exactly that, and an identical tap within a minute is answered. Once a card's records were read it serves no
-other opening; within one opening the same tap may be repeated when it was torn, under the same opening number, of which
-the TSM accepts one.
+phone for exactly that, and an identical tap within a minute is answered. A card is offered without any effect, since
+nothing that differs from card to card leaves by then. When its records are about to be read, one unit binds the opening
+to this tap, raises the counter and spends the card. Within one opening the same tap may be repeated when it was torn,
+under the same opening number, of which the TSM accepts one.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
 from protocol.card.rsa import PrivateKey as CardPrivateKey
 from protocol.card.tap import LoadedCard, NotOpen, SeePhone, Tap
+from protocol.crypto import sha256
 from protocol.messages.card import EmvData
 from protocol.messages.merchant import MERCHANT, TERMINAL
 from protocol.messages.pay import MAX_ATC
@@ -21,63 +24,72 @@ from protocol.messages.se import OpeningState
 from protocol.ports import Clock
 from protocol.roles.se.opening import OPEN_S, SLOT, is_usable
 from protocol.roles.se.tables import FIELD, VIRTUAL_CARDS, FieldRow, VirtualCard
-from protocol.rows import Conflict, Decision, Key, Rows, Store, Unit, Update
+from protocol.rows import Conflict, Decision, Key, Read, Rows, Store, Unit, Update
 
 _ATTEMPTS: Final = 3
 
 
-@dataclass(frozen=True, slots=True)
-class _Offered:
-    """What a unit decided: the opening and card after it, or that the phone must be looked at."""
-
-    row: FieldRow
-    card: VirtualCard | None
-    retry: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Field:
-    """`CardHolder` over the SE's rows; each effect is committed before it returns."""
+    """`CardHolder` over the SE's rows. One for each link to a reader."""
 
     store: Store
     clock: Clock
+    _open_at_s: int = 0
+    """When a card was last found open; a terminal selects twice within one tap, and is told the same."""
+    _card: bytes = b""
+    _tap: Tap | None = None
 
     def is_open(self) -> bool:
         """Did the cardholder open a card, and is there still time?"""
+        now_s = self.clock.now_s()
+        if self._open_at_s == now_s:
+            return True
         row = self.store.read(Key(FIELD, (SLOT,))).get(FIELD, SLOT)
-        return row is not None and _is_open(row, self.clock.now_s())
+        is_open = row is not None and _is_open(row, now_s)
+        self._open_at_s = now_s if is_open else 0
+        self._card = b"" if row is None else row.card
+        return is_open
 
     def offer(self, tap: Tap) -> LoadedCard:
-        """The opened card for this tap, its counter raised. Raises: NotOpen, SeePhone."""
-        now_s = self.clock.now_s()
-        row = self.store.read(Key(FIELD, (SLOT,))).get(FIELD, SLOT)
-        if row is None:
-            raise NotOpen
-        offered: _Offered = self._apply(Unit(
-            (Key(FIELD, (SLOT,)), Key(VIRTUAL_CARDS, (row.card,))),
-            lambda rows: _offer(rows, row.card, tap, now_s),
-        ))  # fmt: skip
-        if offered.card is None:
+        """The opened card for this tap, with its next counter. Raises: NotOpen, SeePhone."""
+        self._open_at_s, now_s, digest = 0, self.clock.now_s(), self._card
+        row, card = _opened(self.store.read(*_reads(digest)), digest)
+        after = _fit(row, card, tap, now_s)
+        if after.state == OpeningState.EXPECT_PIN:
+            self._apply(digest, lambda rows: _ask(rows, digest, tap, now_s))
             raise SeePhone
-        return _load(offered.row, offered.card, retry=offered.retry)
+        self._tap = tap
+        return _load(row, card)
 
     def spend(self, card: LoadedCard) -> None:
-        """The records are about to be read. Raises: NotOpen when another opening has taken this one's place."""
-        row = self.store.read(Key(FIELD, (SLOT,))).get(FIELD, SLOT)
-        if row is None or row.opening != card.opening:
+        """The records are about to be read. Raises: NotOpen when the opening or the card is not as it was offered."""
+        tap, now_s, digest = self._tap, self.clock.now_s(), sha256(card.key.public.to_bytes())
+        if tap is None:
             raise NotOpen
-        if not row.read:
-            reads = (Key(FIELD, (SLOT,)), Key(VIRTUAL_CARDS, (row.card,)))
-            self._apply(Unit(reads, lambda rows: _spend(rows, card.opening)))
+        self._apply(digest, lambda rows: _spend(rows, digest, card, tap, now_s))
 
-    def _apply(self, unit: Unit) -> _Offered:
+    def _apply(self, card: bytes, decide: Callable[[Rows], Decision]) -> None:
+        unit = Unit(_reads(card), decide)
         for _ in range(_ATTEMPTS):
             try:
-                reply: _Offered = self.store.apply(unit).reply
+                self.store.apply(unit)
             except Conflict:
                 continue
-            return reply
+            return
         raise NotOpen
+
+
+def _reads(card: bytes) -> tuple[Read, ...]:
+    return (Key(FIELD, (SLOT,)), Key(VIRTUAL_CARDS, (card,)))
+
+
+def _opened(rows: Rows, digest: bytes) -> tuple[FieldRow, VirtualCard]:
+    """The opening, if this is still its card, and the card. Raises: NotOpen."""
+    row, card = rows.get(FIELD, SLOT), rows.get(VIRTUAL_CARDS, digest)
+    if row is None or card is None or row.card != digest:
+        raise NotOpen
+    return row, card
 
 
 def _is_open(row: FieldRow, now_s: int) -> bool:
@@ -88,23 +100,18 @@ def _consent(row: FieldRow) -> tuple[int, str, str, str, str]:
     return (row.amount_minor, row.currency, row.merchant, row.terminal, row.merchant_name)
 
 
-def _offer(rows: Rows, digest: bytes, tap: Tap, now_s: int) -> Decision:
-    row, card = rows.get(FIELD, SLOT), rows.get(VIRTUAL_CARDS, digest)
-    if row is None or card is None or row.card != digest or not _is_open(row, now_s):
+def _fit(row: FieldRow, card: VirtualCard, tap: Tap, now_s: int) -> FieldRow:
+    """The opening as this tap would leave it: TAPPED, or EXPECT_PIN. Raises: NotOpen."""
+    if not _is_open(row, now_s):
         raise NotOpen
     if row.state in (OpeningState.OPEN, OpeningState.EXPECT_PIN):
         row = _first(row, tap, now_s)
-        if row.state == OpeningState.EXPECT_PIN:
-            return Decision(writes=(Update(FIELD, row),), reply=_Offered(row, None))
     elif tap.consent != _consent(row):
         raise NotOpen  # verified, or used, for something else
-    retry = row.state == OpeningState.TAPPED
-    usable = is_usable(card, now_s) or (retry and row.read and card.state == "SPENT")
+    usable = is_usable(card, now_s) or (row.state == OpeningState.TAPPED and row.read and card.state == "SPENT")
     if not usable or card.atc >= MAX_ATC:
         raise NotOpen
-    row, card = replace(row, state=OpeningState.TAPPED.value), replace(card, atc=card.atc + 1)
-    writes = (Update(FIELD, row), Update(VIRTUAL_CARDS, card))
-    return Decision(writes=writes, reply=_Offered(row, card, retry))
+    return row if row.state == OpeningState.EXPECT_PIN else replace(row, state=OpeningState.TAPPED.value)
 
 
 def _first(row: FieldRow, tap: Tap, now_s: int) -> FieldRow:
@@ -125,26 +132,27 @@ def _first(row: FieldRow, tap: Tap, now_s: int) -> FieldRow:
     return replace(asked, state=OpeningState.EXPECT_PIN.value, expires_at_s=expires_at_s)
 
 
-def _spend(rows: Rows, opening: bytes) -> Decision:
-    row = rows.get(FIELD, SLOT)
-    if row is None or row.opening != opening:
-        raise NotOpen
-    card = rows.get(VIRTUAL_CARDS, row.card)
-    if card is None:
-        raise NotOpen
-    if row.read:
-        return Decision(reply=_Offered(row, card))
-    row = replace(row, read=True)
-    used = card.used + 1
-    card = replace(card, used=used, state="SPENT" if used >= card.uses else card.state)
-    return Decision(writes=(Update(FIELD, row), Update(VIRTUAL_CARDS, card)), reply=_Offered(row, card))
+def _ask(rows: Rows, digest: bytes, tap: Tap, now_s: int) -> Decision:
+    """The phone is to show this tap and ask for the PIN."""
+    row, card = _opened(rows, digest)
+    return Decision(writes=(Update(FIELD, _fit(row, card, tap, now_s)),))
 
 
-def _load(row: FieldRow, card: VirtualCard, *, retry: bool) -> LoadedCard:
+def _spend(rows: Rows, digest: bytes, offered: LoadedCard, tap: Tap, now_s: int) -> Decision:
+    row, card = _opened(rows, digest)
+    after = _fit(row, card, tap, now_s)
+    if after.state != OpeningState.TAPPED or (row.opening, card.atc + 1) != (offered.opening, offered.atc):
+        raise NotOpen  # another opening, or another reader was faster
+    used = card.used if row.read else card.used + 1
+    spent = replace(card, atc=offered.atc, used=used, state="SPENT" if used >= card.uses else card.state)
+    return Decision(writes=(Update(FIELD, replace(after, read=True)), Update(VIRTUAL_CARDS, spent)))
+
+
+def _load(row: FieldRow, card: VirtualCard) -> LoadedCard:
     emv = EmvData.from_bytes(card.records)
     return LoadedCard(
         aid=emv.application, aip=emv.aip, afl=emv.afl,
         records={(record.sfi, record.number): record.data for record in emv.records},
-        key=CardPrivateKey.from_bytes(card.card_key), k_ac=card.k_ac, atc=card.atc, opening=row.opening,
-        device_verified=row.verified, retry=retry,
+        key=CardPrivateKey.from_bytes(card.card_key), k_ac=card.k_ac, atc=card.atc + 1, opening=row.opening,
+        device_verified=row.verified, retry=row.state == OpeningState.TAPPED,
     )  # fmt: skip

@@ -25,8 +25,10 @@ class Card:
     commands: list[bytes] = field(default_factory=list)
     resets: int = 0
     tail: bytes = b"\x90\x00"
+    takes_s: float = 0.0
 
     def process(self, command: bytes) -> bytes:
+        time.sleep(self.takes_s)
         self.commands.append(command)
         return command + self.tail
 
@@ -183,6 +185,15 @@ def test_no_exchange_waits_for_a_delayed_acknowledgment(driver: Driver, inserted
     assert took(lambda: [driver.exchange(b"hello") for _ in range(50)]) < 50 * 0.020
 
 
+def test_host_that_is_not_known_is_tried_again_until_told_to_stop() -> None:
+    made: list[Card] = []
+    link = VpcdLink("no-such-host.invalid", lambda: made.append(Card()) or made[-1])
+    link.start()
+    time.sleep(0.2)
+    assert took(link.close) < SOON_S
+    assert made == []
+
+
 def test_another_answer_to_reset(driver: Driver) -> None:
     driver.listen()
     with VpcdLink(driver.address, Card, atr=b"\x3b\x00"):
@@ -214,6 +225,18 @@ def test_stops_at_once_while_nobody_takes_its_answers(driver: Driver) -> None:
         while True:
             driver.card.send(b"\x00\x05hello" * 100)
     assert took(link.close) < SOON_S
+
+
+def test_stops_at_once_with_commands_still_to_answer(driver: Driver) -> None:
+    driver.listen()
+    card = Card(takes_s=0.002)
+    link = VpcdLink(driver.address, lambda: card)
+    link.start()
+    driver.accept()
+    driver.card.sendall(b"\x00\x05hello" * 2000)
+    assert driver.receive() == b"hello\x90\x00"
+    assert took(link.close) < SOON_S
+    assert 0 < len(card.commands) < 2000
 
 
 def test_stops_at_once_while_connecting_and_while_waiting_to(driver: Driver) -> None:
@@ -251,7 +274,9 @@ def test_addresses(address: str, found: tuple[str, int]) -> None:
     assert parse_address(address) == found
 
 
-@pytest.mark.parametrize("address", ["", ":7", "host:", "host:0", "host:65536", "host:x", "::1", "a b:7", "host:7:8"])
+@pytest.mark.parametrize(
+    "address", ["", ":7", "host:", "host:0", "host:65536", "host:x", "::1", "a b:7", "host:7:8", "a..b", "a" * 64]
+)
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(SettingsInvalid, match="virtual reader must be HOST") as refused:
         VpcdLink(address, Card)

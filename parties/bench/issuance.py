@@ -1,0 +1,69 @@
+"""What a batch of single-use cards costs the TSM, beside the certificate signatures that it can't do without."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from parties.bench.town import PHONE, TSM, Town
+from protocol.card.rsa import ICC_BITS, generate_key
+from protocol.envelope import Wire
+from protocol.roles.tsm.issuer import EmvIssuer
+from protocol.roles.wallet import Call, Exchanged, issue_cards
+
+BATCH: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuanceCost:
+    """Medians of processor time for a batch of 32, in milliseconds: the whole of CARD-3/4 at the TSM with its database,
+    32 private operations of the issuer's key alone, and their ratio; and the SE's 32 key pairs, made ahead of need."""
+
+    rounds: int
+    issue_ms: float
+    signatures_ms: float
+    ratio: float
+    card_keys_ms: float
+
+
+def measure_issuance(town: Town, tid: str, rounds: int) -> IssuanceCost:
+    """Issue and sign in turns. The TSM's work is on the calling thread, which alone is counted."""
+    issuer = town.citizens[TSM].steps["Tsm.IssueCards"].issuer
+    assert isinstance(issuer, EmvIssuer)
+    private, entropy = issuer.issuer.private, town.citizens[TSM].opened.entropy
+    block = b"\x6a" + entropy.bytes(private.public.size_bytes - 1)
+    issued, signed, made = [], [], []
+    for _ in range(rounds):
+        issued.append(_issue(town, tid))
+        signed.append(_thread_ms(lambda: [private.apply(block, entropy) for _ in range(BATCH)]))
+        made.append(_thread_ms(lambda: generate_key(ICC_BITS)) * BATCH)
+    issue_ms, signatures_ms = statistics.median(issued), statistics.median(signed)
+    return IssuanceCost(
+        rounds=rounds, issue_ms=issue_ms, signatures_ms=signatures_ms, ratio=issue_ms / signatures_ms,
+        card_keys_ms=statistics.median(made),
+    )  # fmt: skip
+
+
+def _issue(town: Town, tid: str) -> float:
+    """One batch through all five messages; the processor time of IssueCards in milliseconds."""
+    flow, spent_ms, reply = issue_cards(town.wallet(), tsm=TSM, tid=tid, number=BATCH), 0.0, Wire(cose=b"")
+    try:
+        call: Call = next(flow)
+        while True:
+            peer = PHONE if call.peer == "se" else call.peer
+            before_ns = time.thread_time_ns()
+            reply = town.call(peer, call.rpc, call.wire)
+            if call.rpc == "Tsm.IssueCards":
+                spent_ms = (time.thread_time_ns() - before_ns) / 1e6
+            call = flow.send(Exchanged(sent=call.wire, reply=reply))
+    except StopIteration:
+        return spent_ms
+
+
+def _thread_ms(work: Callable[[], object]) -> float:
+    before_ns = time.thread_time_ns()
+    work()
+    return (time.thread_time_ns() - before_ns) / 1e6
