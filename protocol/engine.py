@@ -217,15 +217,17 @@ class Engine:
             reply = step.decide(nothing, incoming.facts, ctx.now_s, ctx.entropy).reply
             return step.seal(incoming.facts, reply, Stamp.fresh(ctx.now_s, ctx.entropy), ctx)
         request = self._store.read(Key(REQUESTS, (ctx.digest,))).get(REQUESTS, ctx.digest)
+        made = _Made()
         if request is None:
             incoming = step.prepare(incoming, ctx)
-            request = self._apply(_first_unit(step, incoming, wire, ctx))
+            request = self._apply(_first_unit(step, incoming, wire, ctx, made))
         if not request.reply and not request.refusal:
             request = self._second(step, incoming, ctx)
         if request.refusal:
             raise REGISTRY[request.refusal]
         stamp = Stamp(issued_at_s=request.issued_at_s, nonce=request.reply_nonce)
-        return step.seal(incoming.facts, step.reply.from_bytes(request.reply), stamp, ctx)
+        reply = made.reply if made.nonce == request.reply_nonce else step.reply.from_bytes(request.reply)
+        return step.seal(incoming.facts, reply, stamp, ctx)
 
     def resume(self) -> list[ProtocolError]:
         """Take up the questions that were under way when the party stopped; what is refused or out of reach still."""
@@ -267,7 +269,15 @@ class Engine:
             raise PeerAnswerInvalid(exc.code) from exc
 
 
-def _first_unit(step: Step[Any], incoming: Incoming[Any], wire: Wire, ctx: Context) -> Unit:
+@dataclass(slots=True)
+class _Made:
+    """The reply that this very call decided, told by its nonce, so that it need not be parsed back."""
+
+    nonce: bytes = b""
+    reply: Any = None
+
+
+def _first_unit(step: Step[Any], incoming: Incoming[Any], wire: Wire, ctx: Context, made: _Made) -> Unit:
     nonce = sha256(incoming.key.thumbprint, incoming.claims.nonce)
 
     def decide(rows: Rows) -> Decision:
@@ -286,6 +296,8 @@ def _first_unit(step: Step[Any], incoming: Incoming[Any], wire: Wire, ctx: Conte
             reply=_reply_bytes(decision),
             refusal=_refusal_code(decision),
         )
+        if decision.reply is not None:
+            made.nonce, made.reply = request.reply_nonce, decision.reply
         writes: list[Write] = [Insert(REQUESTS, request), *decision.writes]
         if not request.reply and not request.refusal:
             assert isinstance(step, AskingStep)

@@ -6,6 +6,7 @@ Both directories name the one application here: PSE for contact readers (EMV Boo
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from protocol.card import afl, profile, tlv
@@ -21,6 +22,7 @@ PRIORITY: Final = b"\x01"
 """First choice, to be selected without asking the cardholder (Book 1 §12.2.3)."""
 
 
+@lru_cache(maxsize=8)
 def application_information(card_profile: CardProfile) -> bytes:
     """6F of the application: name, label, priority, and the PDOL (Book 1 §11.3.4)."""
     proprietary = tlv.encode_all(((0x50, card_profile.label), (0x87, PRIORITY), (0x9F38, profile.PDOL.to_bytes())))

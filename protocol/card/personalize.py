@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import date
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from protocol.card import afl, profile, tlv
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
 
 DATA_FILE: Final = 2
 KEY_FILE: Final = 1
+LOCATOR: Final = Afl(
+    entries=(
+        AflEntry(sfi=DATA_FILE, first=1, last=1, signed=1),
+        AflEntry(sfi=KEY_FILE, first=1, last=3, signed=0),
+    )
+)
+"""Each certificate fills a record of its own, so the card's stands in the third record of the key file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,68 +105,72 @@ def personalize(
         raise CardDataInvalid("card would outlive the issuer's certificate")
     if controls.valid_until_s > expiry.ends_at_s:
         raise CardDataInvalid("controls would outlive the card")
-    data_record = _data_record(card_profile, pan=pan, expiry=expiry)
+    static_data = tlv.encode(0x5A, encode_pan(pan)) + _alike(card_profile, expiry)
     certificate = certify_icc(
         issuer.private,
         card_key,
         pan=pan,
         expiry=expiry,
         serial=entropy.bytes(SERIAL_BYTES),
-        static_data=tlv.decode_one(data_record.data, afl.RECORD_TEMPLATE).value + profile.AIP,
+        static_data=static_data + profile.AIP,
         entropy=entropy,
     )
-    key_records = _key_records(issuer, certificate)
-    locator = Afl(
-        entries=(
-            AflEntry(sfi=DATA_FILE, first=1, last=1, signed=1),
-            AflEntry(sfi=KEY_FILE, first=1, last=len(key_records), signed=0),
-        )
-    )
+    issuer_records = _issuer_records(issuer.ca_index, issuer.certificate, certificate.remainder, certificate.exponent)
     return CardData(
         pan=pan,
         expiry=expiry,
         aid=card_profile.aid,
         fci=application_information(card_profile),
         aip=profile.AIP,
-        afl=locator.to_bytes(),
-        records=(data_record, *key_records),
+        afl=LOCATOR.to_bytes(),
+        records=(
+            Record(sfi=DATA_FILE, number=1, data=tlv.encode(afl.RECORD_TEMPLATE, static_data)),
+            *issuer_records,
+            make_record(KEY_FILE, 3, (0x9F46, certificate.signature)),
+        ),
         certificate=certificate,
     )
 
 
-def _data_record(card_profile: CardProfile, *, pan: str, expiry: Month) -> Record:
-    # Everything the certificate is to cover. 5A, 5F24, 8C and 8D are mandatory (Book 3 §7.2).
-    return make_record(
-        DATA_FILE,
-        1,
-        (0x5A, encode_pan(pan)),
-        (0x5F24, expiry.to_yymmdd()),
-        (0x5F28, bytes.fromhex(f"{card_profile.country:04d}")),
-        (0x5F34, bytes.fromhex(profile.SEQUENCE_NUMBER)),
-        (0x8C, profile.CDOL1.to_bytes()),
-        (0x8D, profile.CDOL2.to_bytes()),
-        (0x8E, profile.CVM_LIST),
-        (0x9F07, profile.USAGE_CONTROL),
-        (0x9F08, profile.APPLICATION_VERSION),
-        (0x9F0D, profile.ACTION_DEFAULT),
-        (0x9F0E, profile.ACTION_DENIAL),
-        (0x9F0F, profile.ACTION_ONLINE),
-        (0x9F49, profile.DDOL.to_bytes()),
-        (afl.TAG_LIST, afl.AIP),
+@lru_cache(maxsize=64)
+def _alike(card_profile: CardProfile, expiry: Month) -> bytes:
+    """What all cards of one month have alike of the data that the certificate covers, which is all but the number.
+
+    5A, 5F24, 8C and 8D are mandatory (Book 3 §7.2).
+    """
+    return tlv.encode_all(
+        (
+            (0x5F24, expiry.to_yymmdd()),
+            (0x5F28, bytes.fromhex(f"{card_profile.country:04d}")),
+            (0x5F34, bytes.fromhex(profile.SEQUENCE_NUMBER)),
+            (0x8C, profile.CDOL1.to_bytes()),
+            (0x8D, profile.CDOL2.to_bytes()),
+            (0x8E, profile.CVM_LIST),
+            (0x9F07, profile.USAGE_CONTROL),
+            (0x9F08, profile.APPLICATION_VERSION),
+            (0x9F0D, profile.ACTION_DEFAULT),
+            (0x9F0E, profile.ACTION_DENIAL),
+            (0x9F0F, profile.ACTION_ONLINE),
+            (0x9F49, profile.DDOL.to_bytes()),
+            (afl.TAG_LIST, afl.AIP),
+        )
     )
 
 
-def _key_records(issuer: Issuer, certificate: Certificate) -> tuple[Record, ...]:
-    # Each certificate fills a record of its own; remainders, absent where the key fits, share one with the rest.
-    rest = [
-        (0x8F, bytes([issuer.ca_index])),
-        (0x9F32, issuer.certificate.exponent),
-        (0x92, issuer.certificate.remainder),
-        (0x9F47, certificate.exponent),
-        (0x9F48, certificate.remainder),
-    ]
+@lru_cache(maxsize=64)
+def _issuer_records(
+    ca_index: int, issuer: Certificate, card_remainder: bytes, card_exponent: bytes
+) -> tuple[Record, Record]:
+    """The records before the card's certificate: the issuer's alone, then remainders, absent where the key fits, and
+    the rest. The same for all cards of an issuer."""
+    rest = (
+        (0x8F, bytes([ca_index])),
+        (0x9F32, issuer.exponent),
+        (0x92, issuer.remainder),
+        (0x9F47, card_exponent),
+        (0x9F48, card_remainder),
+    )
     return (
-        make_record(KEY_FILE, 1, (0x90, issuer.certificate.signature)),
+        make_record(KEY_FILE, 1, (0x90, issuer.signature)),
         make_record(KEY_FILE, 2, *((tag, value) for tag, value in rest if value)),
-        make_record(KEY_FILE, 3, (0x9F46, certificate.signature)),
     )

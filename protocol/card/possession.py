@@ -59,6 +59,9 @@ def verify_card_key(modulus: bytes, exponent: bytes = EXPONENT_BYTES) -> PublicK
     if gmpy2.gcd(key.modulus, _SMALL_FACTORS) != 1:
         raise CardKeyInvalid("modulus has a small factor")
     root = gmpy2.isqrt(key.modulus - 1) + 1
-    if any(gmpy2.is_square((root + step) ** 2 - key.modulus) for step in range(_CLOSE_PRIME_STEPS)):
-        raise CardKeyInvalid("modulus is a square or has nearly equal factors")
+    rest = root * root - key.modulus
+    for _ in range(_CLOSE_PRIME_STEPS):
+        if gmpy2.is_square(rest):
+            raise CardKeyInvalid("modulus is a square or has nearly equal factors")
+        root, rest = root + 1, rest + 2 * root + 1
     return key

@@ -71,7 +71,7 @@ class PublicKey:
         number = int.from_bytes(signature, "big")
         if len(signature) != self.size_bytes or number >= self.modulus:
             raise CardKeyInvalid("signature does not have the key's size")
-        return pow(number, EXPONENT, self.modulus).to_bytes(self.size_bytes, "big")
+        return int(gmpy2.powmod(number, EXPONENT, self.modulus)).to_bytes(self.size_bytes, "big")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
