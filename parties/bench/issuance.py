@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from parties.assembly.roles import build_tsm
 from parties.bench.town import PHONE, TSM, Town
 from protocol.card.rsa import ICC_BITS, generate_key
 from protocol.envelope import Wire
@@ -29,14 +30,16 @@ class IssuanceCost:
     card_keys_ms: float
 
 
-def measure_issuance(town: Town, tid: str, rounds: int) -> IssuanceCost:
+def measure_issuance(town: Town, tid: str, rounds: int, progress: Callable[[], None]) -> IssuanceCost:
     """Issue and sign in turns. The TSM's work is on the calling thread, which alone is counted."""
-    issuer = town.citizens[TSM].steps["Tsm.IssueCards"].issuer
+    opened = town.citizens[TSM].opened
+    issuer, entropy = build_tsm(opened).issuer, opened.entropy
     assert isinstance(issuer, EmvIssuer)
-    private, entropy = issuer.issuer.private, town.citizens[TSM].opened.entropy
+    private = issuer.issuer.private
     block = b"\x6a" + entropy.bytes(private.public.size_bytes - 1)
     issued, signed, made = [], [], []
     for _ in range(rounds):
+        progress()
         issued.append(_issue(town, tid))
         signed.append(_thread_ms(lambda: [private.apply(block, entropy) for _ in range(BATCH)]))
         made.append(_thread_ms(lambda: generate_key(ICC_BITS)) * BATCH)
