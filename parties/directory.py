@@ -47,6 +47,7 @@ class FileDirectory:
         self._lock = threading.Lock()
         self._by_kid: dict[bytes, Identity] = {}
         self._known: set[str] = set()
+        self._verified: dict[tuple[Path, Use, int, int], Identity] = {}
         self.root = read_certificate(folder / CA_FILE)
 
     def named(self, name: str, use: Use) -> Identity:
@@ -77,5 +78,21 @@ class FileDirectory:
                 self._by_kid[identity.key.thumbprint] = identity
 
     def read(self, path: Path, use: Use) -> Identity:
-        """The identity in one certificate file, verified now. Raises: SettingsInvalid, CertificateInvalid."""
-        return verify(read_certificate(path), root=self.root, now_s=self._clock.now_s(), use=use)
+        """The identity in one certificate file, verified now or since it was last written.
+
+        Raises: SettingsInvalid, CertificateInvalid.
+        """
+        now_s = self._clock.now_s()
+        try:
+            stat = path.stat()
+        except OSError as exc:
+            raise SettingsInvalid(f"certificate {path} can't be read: {exc.strerror}") from exc
+        version = (path, use, stat.st_mtime_ns, stat.st_ino)
+        known = self._verified.get(version)
+        if known is not None and known.expires_at_s >= now_s:
+            return known
+        identity = verify(read_certificate(path), root=self.root, now_s=now_s, use=use)
+        if len(self._verified) >= MAX_CERTIFICATES:
+            self._verified.clear()
+        self._verified[version] = identity
+        return identity

@@ -145,6 +145,8 @@ class Step(ABC, Generic[F]):
     rpc: ClassVar[str]
     reply: ClassVar[type[Record]]
     """What `decide` answers and `seal` takes: the reply's payload, or the values it is made from."""
+    conflict: ClassVar[type[ProtocolError]] = Internal
+    """What it means when a unit keeps meeting rows that it could not see: a fault, unless a step relies on it."""
     max_bytes: ClassVar[int] = 32 * 1024
 
     @abstractmethod
@@ -220,13 +222,14 @@ class Engine:
         made = _Made()
         if request is None:
             incoming = step.prepare(incoming, ctx)
-            request = self._apply(_first_unit(step, incoming, wire, ctx, made))
+            request = self._apply(_first_unit(step, incoming, wire, ctx, made), step)
         if not request.reply and not request.refusal:
             request = self._second(step, incoming, ctx)
         if request.refusal:
             raise REGISTRY[request.refusal]
-        stamp = Stamp(issued_at_s=request.issued_at_s, nonce=request.reply_nonce)
-        reply = made.reply if made.nonce == request.reply_nonce else step.reply.from_bytes(request.reply)
+        is_fresh = made.nonce == request.reply_nonce
+        reply = made.reply if is_fresh else step.reply.from_bytes(request.reply)
+        stamp = Stamp(issued_at_s=request.issued_at_s, nonce=request.reply_nonce, encoded=(reply, request.reply))
         return step.seal(incoming.facts, reply, stamp, ctx)
 
     def resume(self) -> list[ProtocolError]:
@@ -239,7 +242,7 @@ class Engine:
                 refusals.append(refusal)
         return refusals
 
-    def _apply(self, unit: Unit) -> Request:
+    def _apply(self, unit: Unit, step: Step[Any]) -> Request:
         for _ in range(ATTEMPTS):
             try:
                 request = self._store.apply(unit).reply
@@ -247,13 +250,13 @@ class Engine:
                 continue
             assert isinstance(request, Request)
             return request
-        raise Internal("a unit kept conflicting")
+        raise step.conflict("a unit kept conflicting")
 
     def _second(self, step: Step[Any], incoming: Incoming[Any], ctx: Context) -> Request:
         assert isinstance(step, AskingStep)
         asked = self._store.read(Key(OUTBOX, (ctx.digest,))).get(OUTBOX, ctx.digest)
         heard = None if asked is None else self._hear(step, incoming.facts, asked, ctx)
-        return self._apply(_second_unit(step, incoming.facts, heard, ctx))
+        return self._apply(_second_unit(step, incoming.facts, heard, ctx), step)
 
     def _hear(self, step: AskingStep[Any], facts: Any, asked: Question, ctx: Context) -> Any:
         question = Wire(cose=asked.peer_cose)

@@ -6,7 +6,7 @@ Steps take only the latter, so nothing unverified can reach them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from protocol import codec, cose
@@ -65,6 +65,14 @@ class Stamp:
 
     issued_at_s: int
     nonce: bytes
+    encoded: tuple[object, bytes] | None = field(default=None, repr=False, compare=False)
+    """A message with its encoding, where it was just made to be stored: the very same object is not encoded again."""
+
+    def payload_of(self, message: Message) -> bytes:
+        """The message's encoding."""
+        if self.encoded is not None and self.encoded[0] is message:
+            return self.encoded[1]
+        return message.to_bytes()
 
     @classmethod
     def fresh(cls, now_s: int, entropy: Entropy) -> Stamp:
@@ -99,7 +107,7 @@ def sign(
         nonce=stamp.nonce,
     )
     return cose.sign(
-        signer.key, name=message.NAME, claims=claims, payload=message.to_bytes(), request_digest=request_digest
+        signer.key, name=message.NAME, claims=claims, payload=stamp.payload_of(message), request_digest=request_digest
     )
 
 
