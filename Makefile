@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: dev demo lint test proto interop-deps clean
+.PHONY: dev demo lint test proto bench interop-deps clean
 
 $(READY): requirements/dev.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -15,7 +15,7 @@ $(READY): requirements/dev.lock pyproject.toml
 
 dev: $(READY)  ## set up the environment
 
-demo: $(READY)  ## run the five phases between real processes
+demo: $(READY)  ## run all phases between real processes, purchases included
 	$(BIN)/tapveil demo
 
 lint: $(READY)  ## style, types, import rules, generated files
@@ -33,6 +33,9 @@ test: $(READY)  ## all tests with coverage, and the bounds on it
 
 proto: $(READY)  ## generate stubs, CDDL, error codes and spec map anew
 	$(BIN)/python -m parties.contract
+
+bench: $(READY)  ## measure a tap and the issuing of cards on this machine
+	$(BIN)/tapveil bench
 
 interop-deps:  ## install the programs that the interop tests drive (as root)
 	tests/interop/install.sh $(PYTHON)
