@@ -14,8 +14,13 @@ from parties.assembly.common import Opened, hash_passcode
 from parties.assembly.roles import build_bank
 from parties.settings import load_settings
 from parties.storage.store import DatabaseStore
-from protocol.errors import SettingsInvalid
+from protocol import envelope
+from protocol.envelope import Signer, Stamp
+from protocol.errors import SettingsInvalid, UnknownAccount, WrongState
+from protocol.messages.enroll import PinReopening
 from protocol.roles.bank.customers import new_branch_code, open_customer, reopen_customer
+from protocol.roles.bank.tables import CUSTOMERS
+from protocol.rows import Key
 from protocol.types import Role
 
 MAX_LIMIT_MINOR: Final = 10**12
@@ -63,6 +68,26 @@ def reopen(settings: Path, customer: str) -> None:
     """TW-G3b. Raises: WrongState if the customer is not locked."""
     with _bank_store(settings) as (_opened, store):
         store.apply(reopen_customer(customer))
+
+
+def reopen_pin(settings: Path, customer: str) -> bytes:
+    """TW-G3b: the bank's signed word (`PinReopening`) that the person was confirmed at the branch, for their phone.
+
+    It says nothing of a passcode, and it opens nothing but the PIN of this customer's phone, if that is locked.
+    Raises: UnknownAccount; WrongState for a customer who has no phone.
+    """
+    with _bank_store(settings) as (opened, store):
+        row = store.read(Key(CUSTOMERS, (customer,))).get(CUSTOMERS, customer)
+        if row is None:
+            raise UnknownAccount("no such customer")
+        if row.state == "EXPECT_PHONE":
+            raise WrongState("this customer has no phone yet")
+        bank = opened.keys
+        stamp = Stamp.fresh(opened.clock.now_s(), opened.entropy)
+        # The user's name in CERT_U^B, by which the SE knows its owner, is the bank's name for the customer.
+        return envelope.sign(
+            Signer(name=bank.name, key=bank.sign), PinReopening(user=customer), audience=customer, stamp=stamp
+        )
 
 
 def check_passcode(passcode: str) -> None:

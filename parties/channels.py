@@ -1,7 +1,8 @@
-"""gRPC channels to other parties: TLS to a named party, deadlines, and refusals turned back into typed errors."""
+"""gRPC channels to other parties: TLS to a named party, deadlines, and refusals as status and code, there and back."""
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,11 +11,14 @@ from typing import Final
 import grpc
 
 from parties.rpc.common_pb2 import Envelope
+from parties.rpc.secure_element_pb2 import Apdu
 from protocol.envelope import Wire
 from protocol.errors import REGISTRY, Internal, Malformed, Overloaded, ProtocolError, Unavailable
 
 CODE_KEY: Final = "tapveil-code"
 DEADLINE_S: Final = 20.0
+FIELD_DEADLINE_S: Final = 120.0
+"""A phone is not held to a reader for longer."""
 MAX_REPLY_BYTES: Final = 9 * 1024 * 1024
 _FOREIGN: Final[dict[grpc.StatusCode, type[ProtocolError]]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
@@ -61,6 +65,13 @@ class Channels:
             raise Unavailable("this party is stopping") from exc
         return Wire(cose=reply.cose, session=reply.session)
 
+    def field(self, peer: str) -> ApduStream:
+        """A new NFC field of this SE. Raises: Unavailable."""
+        try:
+            return ApduStream(self._channel(peer))
+        except ValueError as exc:
+            raise Unavailable("this party is stopping") from exc
+
     def close(self) -> None:
         """Close all channels."""
         with self._lock:
@@ -75,6 +86,36 @@ class Channels:
                     raise Unavailable("no address is set for this party")
                 self._open[peer] = open_channel(self._addresses[peer], peer, self._identity)
             return self._open[peer]
+
+
+class ApduStream:
+    """One stay in an NFC field (`Transceive`): a command APDU, its answer, the next. Not for two threads at once."""
+
+    def __init__(self, channel: grpc.Channel, *, deadline_s: float = FIELD_DEADLINE_S) -> None:
+        """`channel` leads to an SE, or to the reader that a phone is held to."""
+        self._commands: queue.SimpleQueue[Apdu | None] = queue.SimpleQueue()
+        call = channel.stream_stream(
+            "/tapveil.v1.SecureElement/Transceive",
+            request_serializer=Apdu.SerializeToString,
+            response_deserializer=Apdu.FromString,
+        )
+        self._answers = call(iter(self._commands.get, None), timeout=deadline_s)
+
+    def transmit(self, command: bytes) -> bytes:
+        """The card's answer, as it came. Raises: why the other side ended the field; Unavailable: it is gone."""
+        self._commands.put(Apdu(data=command))
+        try:
+            answer: Apdu = next(self._answers)
+        except grpc.RpcError as exc:
+            raise refusal_of(exc) from exc
+        except StopIteration as exc:
+            raise Unavailable("the other side left the field") from exc
+        return answer.data
+
+    def close(self) -> None:
+        """Leave the field."""
+        self._commands.put(None)
+        self._answers.cancel()
 
 
 def open_channel(address: str, peer: str, identity: TlsIdentity) -> grpc.Channel:
@@ -99,3 +140,10 @@ def refusal_of(error: grpc.RpcError) -> ProtocolError:
     if isinstance(code, str) and code in REGISTRY:
         return REGISTRY[code](f"refused by the peer: {code}")
     return _FOREIGN.get(error.code(), Internal)(f"no answer: {error.code().name}")
+
+
+def refuse(context: grpc.ServicerContext, kind: type[ProtocolError]) -> None:
+    """End a call with this refusal: the coarse code only, since what was wrong in detail helps an attacker most."""
+    context.set_trailing_metadata(((CODE_KEY, kind.code),))
+    context.set_code(grpc.StatusCode[kind.status])
+    context.set_details(kind.code)

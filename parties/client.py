@@ -19,8 +19,8 @@ True
 >>> service = phone.register(account.aid)
 >>> phone.issue_cards(service.tid, number=2).state
 'ACTIVE'
->>> len(phone.status().cards)
-2
+>>> phone.renew(service.tid, pool=3).issued, len(phone.status().cards)
+(1, 3)
 >>> phone.close(service.tid).state
 'CLOSED'
 """
@@ -37,8 +37,26 @@ from parties import branch
 from parties.branch import OpenedCustomer
 from parties.deployment import Deployment
 from parties.launcher import Launcher, refusal_for
+from parties.merchant.client import MerchantClient, SaleState
 from parties.setup import Plan, create_environment
 from protocol.errors import Internal
+
+__all__ = [
+    "Account",
+    "BankClerk",
+    "Installed",
+    "MerchantClient",
+    "PhoneClient",
+    "Pin",
+    "Pool",
+    "Renewed",
+    "SaleState",
+    "Service",
+    "State",
+    "Tap",
+    "init",
+    "serving",
+]
 
 R = TypeVar("R")
 BANK: Final = "bank-a"
@@ -77,6 +95,49 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tap:
+    """An opening and what a terminal asked of it: CLOSED, OPEN, EXPECT_PIN, VERIFIED or TAPPED; amounts in minor units.
+
+    Texts are empty and numbers 0 where nothing was said.
+    """
+
+    state: str
+    ceiling_minor: int
+    expires_at_s: int
+    amount_minor: int
+    currency: str
+    merchant: str
+    terminal: str
+    merchant_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pin:
+    """EXPECT_NEW, ACTIVE or LOCKED, and how many wrong entries are left."""
+
+    state: str
+    entries_left: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """A service account's cards that are ready, and the Unix time at which the first of them expires (0: none)."""
+
+    tid: str
+    ready: int
+    first_expires_at_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewed:
+    """How many cards RENEW found ready, and how many it had issued."""
+
+    tid: str
+    ready: int
+    issued: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """What the secure element holds: whether it is open for payment, and names; cards by their masked numbers."""
 
@@ -85,6 +146,21 @@ class State:
     aids: tuple[str, ...]
     tids: tuple[str, ...]
     cards: tuple[str, ...]
+    pools: tuple[Pool, ...]
+    pin: str
+    opening: Tap
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> State:
+        """From what the app printed. Raises: Internal if it is not of that form."""
+        pools, opening = plain.get("pools"), plain.get("opening")
+        if (
+            not isinstance(pools, list)
+            or not isinstance(opening, dict)
+            or any(type(pool) is not dict for pool in pools)
+        ):
+            raise Internal("the app's answer has another form")
+        return _typed(cls, plain | {"pools": [_typed(Pool, pool) for pool in pools], "opening": _typed(Tap, opening)})
 
 
 def init(folder: Path, plan: Plan | None = None, progress: Callable[[str], None] = lambda _party: None) -> None:
@@ -123,9 +199,20 @@ class BankClerk:
         """TW-G3b: let a person in again who was locked out. Raises: WrongState if they are not locked."""
         branch.reopen(self._settings, customer)
 
+    def reopen_pin(self, customer: str) -> bytes:
+        """TW-G3b: the bank's signed word for the phone of a person whose PIN is locked.
+
+        Raises: UnknownAccount, WrongState for a customer without a phone.
+        """
+        return branch.reopen_pin(self._settings, customer)
+
 
 class PhoneClient:
-    """A person's phone. Each call that uses the app first passes a launch attestation, as on the command line."""
+    """A person's phone. Calls that use the app first pass a launch attestation, as on the command line.
+
+    Those around a purchase do not, so that the bank does not learn when its customer pays: `renew`, `pay`, `confirm`,
+    `close_card`, `set_pin`, `reopen_pin`, and `status` with `paying`.
+    """
 
     def __init__(self, folder: Path, *, bank: str = BANK, tsm: str = TSM, provider: str = PROVIDER) -> None:
         """`folder` holds `wallet/` and `app/`; the names are the parties that this phone deals with."""
@@ -164,12 +251,56 @@ class PhoneClient:
         """End a service account: its cards end, and the bank frees the anonymous account."""
         return self._app(Service, "close", "--tsm", self._tsm, "--tid", tid)
 
-    def status(self) -> State:
-        """What the secure element holds."""
-        return self._app(State, "status")
+    def status(self, *, paying: bool = False) -> State:
+        """What the secure element holds. While `paying`, no launch attestation comes first."""
+        if paying:
+            return State.of(self._launcher.run_app(["status"]))
+        return State.of(self._launcher.start(["status"], bank=self._bank))
+
+    def renew(self, tid: str, *, pool: int = 8) -> Renewed:
+        """RENEW: fill the ready cards up to `pool`, 1 … 32. Run it daily, not when paying."""
+        return self._quietly(Renewed, "renew", "--tsm", self._tsm, "--tid", tid, "--pool", str(pool))
+
+    def pay(self, tid: str, *, ceiling_minor: int, reader: str, pin: str = "", seconds: int = 30) -> Tap:
+        """PAY: open a card for at most `ceiling_minor`, and hold the phone to `reader`, HOST:PORT of this machine.
+
+        `seconds` is how long at a time, 1 … 50. The result is TAPPED, or EXPECT_PIN above the verification limit: look
+        at what is asked, then `confirm` or `close_card`. A `pin` given here is entered for whatever within the ceiling
+        is asked.
+        Raises: Unavailable if no terminal tapped; NoCard, PaymentClosed, PinInvalid, …; the card is closed then.
+        """
+        arguments = ["pay", "--tid", tid, "--ceiling", str(ceiling_minor), *_place(reader, seconds)]
+        return self._quietly(Tap, *arguments, entry=pin)
+
+    def confirm(self, asked: Tap, *, pin: str, reader: str, seconds: int = 30) -> Tap:
+        """TW-S3: the PIN for exactly what was asked, and the second tap. Raises: PinInvalid, FactorLocked, …"""
+        return self._quietly(
+            Tap, "confirm", *_place(reader, seconds), "--amount", str(asked.amount_minor), "--currency",
+            asked.currency, "--merchant", asked.merchant, "--terminal", asked.terminal, entry=pin,
+        )  # fmt: skip
+
+    def close_card(self, tid: str) -> Tap:
+        """Take the consent back."""
+        return self._quietly(Tap, "close-card", "--tid", tid)
+
+    def set_pin(self, new: str, *, old: str = "", personal: tuple[str, ...] = ()) -> Pin:
+        """TW-G3a: the first PIN, or another. It must not resemble the digits in `personal`. Raises: PinWeak, …"""
+        return self._quietly(Pin, "set-pin", entry="\n".join((old, new, *personal)))
+
+    def reopen_pin(self, approval: Path) -> Pin:
+        """TW-G3b: take the bank's word (`BankClerk.reopen_pin`) from a file; set a new PIN next."""
+        return self._quietly(Pin, "reopen-pin", "--bank", self._bank, "--approval", str(approval.absolute()))
 
     def _app(self, kind: type[R], *arguments: str, passcode: str = "") -> R:
         return _typed(kind, self._launcher.start(list(arguments), bank=self._bank, passcode=passcode))
+
+    def _quietly(self, kind: type[R], *arguments: str, entry: str = "") -> R:
+        """The app without a launch, which the bank would see."""
+        return _typed(kind, self._launcher.run_app(list(arguments), passcode=entry))
+
+
+def _place(reader: str, seconds: int) -> list[str]:
+    return ["--reader", reader, "--seconds", str(seconds)]
 
 
 def _typed(kind: type[R], plain: dict[str, Any]) -> R:

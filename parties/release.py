@@ -16,9 +16,9 @@ _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 _MODE: Final = 0o100644 << 16
 _UNIX: Final = 3
 PARTS: Final = (
-    "protocol", "parties/__init__.py", "parties/rpc", "parties/wallet", "parties/channels.py", "parties/directory.py",
-    "parties/keystore.py", "parties/settings.py", "parties/storage/__init__.py", "parties/storage/sealing.py",
-    "parties/system.py",
+    "protocol", "parties/__init__.py", "parties/rpc", "parties/wallet", "parties/apdus.py", "parties/channels.py",
+    "parties/directory.py", "parties/keystore.py", "parties/settings.py", "parties/storage/__init__.py",
+    "parties/storage/sealing.py", "parties/system.py",
 )  # fmt: skip
 """What the wallet is made of; anything else it would import is missing on the phone, and the app would not start."""
 

@@ -8,26 +8,34 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from parties.assembly.common import Opened
-from parties.assembly.roles import STEPS, build_shop, build_tsm
+from parties.assembly.roles import STEPS, build_applet, build_lane, build_shop, build_tsm
 from parties.channels import Channels
+from parties.links.vpcd import VpcdLink
 from parties.server.capture import Capture
+from parties.server.field import field_handler
 from parties.server.logs import configure_logs, log
 from parties.server.service import Edge, PartyServer
 from parties.settings import Settings, load_settings
 from parties.storage.roles import TABLES
+from protocol.card.profile import Channel
+from protocol.contract import FIELD
 from protocol.engine import OUTBOX, Engine
 from protocol.envelope import Wire
 from protocol.errors import Internal, ProtocolError, SettingsInvalid
 from protocol.roles.merchant import Shop, begin_sign_on, finish_sign_on
+from protocol.roles.merchant.lane import is_asking
 from protocol.roles.tsm.release import give_back_stale
 from protocol.rows import MemoryStore, Store
 from protocol.types import Role
 
 RESUME_EVERY_S: Final = 2.0
+LANE_EVERY_S: Final = 0.05
 SWEEP_EVERY_S: Final = 60.0
 STOP_S: Final = 2.0
 
@@ -65,12 +73,22 @@ class Housekeeping:
             self._stop.wait(every_s)
 
 
-def serve(path: Path, role: Role) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualReader:
+    """A virtual reader (vpcd) that the SE's card is put into: its HOST:PORT, and as which kind of card."""
+
+    address: str
+    channel: Channel = Channel.CONTACTLESS
+
+
+def serve(path: Path, role: Role, *, reader: VirtualReader | None = None) -> None:
     """Run until SIGTERM or SIGINT, then drain. Prints one JSON line when it is ready.
 
     Raises: SettingsInvalid, KeystoreLocked, StorageFault, PortInUse.
     """
     configure_logs()
+    if reader is not None and role is not Role.SE:
+        raise SettingsInvalid("only an SE has a card to put into a virtual reader: leave --vpcd out")
     settings = load_settings(path, role)
     if not settings.listen and not settings.mutual_listen:
         raise SettingsInvalid(f"{path}: set listen or mutual_listen to HOST:PORT")
@@ -81,7 +99,7 @@ def serve(path: Path, role: Role) -> None:
     store: Store = opened.store() if role.value in TABLES else MemoryStore()
     channels = opened.channels()
     try:
-        _run(opened, store, channels, stop)
+        _run(opened, store, channels, stop, reader)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # it is ending: a second one must not turn that into a crash
@@ -91,23 +109,31 @@ def serve(path: Path, role: Role) -> None:
             close()
 
 
-def _run(opened: Opened, store: Store, channels: Channels, stop: threading.Event) -> None:
+def _run(
+    opened: Opened, store: Store, channels: Channels, stop: threading.Event, reader: VirtualReader | None
+) -> None:
     settings = opened.settings
     steps = STEPS[settings.role](opened)
     engine = Engine(steps, store=store, clock=opened.clock, entropy=opened.entropy, peers=channels)
     capture = Capture(settings.capture) if settings.capture else None
+    streams = {}
+    if settings.role is Role.SE:
+        streams[FIELD] = field_handler(settings.name, lambda: build_applet(opened, store, Channel.CONTACTLESS))
     server = PartyServer(
-        Edge(engine, party=settings.name, role=settings.role, capture=capture), steps, opened.server_tls()
+        Edge(engine, party=settings.name, role=settings.role, capture=capture), steps, opened.server_tls(), streams
     )
     ready = {"ready": settings.name, **_listen(server, settings)}
     server.start()
     housekeeping = Housekeeping(_tasks(opened, store, engine, channels))
     housekeeping.start()
-    log.info("ready", party_role=settings.role.value)
-    sys.stdout.write(json.dumps(ready) + "\n")
-    sys.stdout.flush()
-    stop.wait()
-    log.info("draining", party_role=settings.role.value)
+    with ExitStack() as links:
+        if reader is not None:
+            links.enter_context(VpcdLink(reader.address, lambda: build_applet(opened, store, reader.channel)))
+        log.info("ready", party_role=settings.role.value)
+        sys.stdout.write(json.dumps(ready) + "\n")
+        sys.stdout.flush()
+        stop.wait()
+        log.info("draining", party_role=settings.role.value)
     housekeeping.stop()
     server.drain()
     if capture is not None:
@@ -146,6 +172,12 @@ def _tasks(
         tasks.append((SWEEP_EVERY_S, give_back))
     if opened.settings.role is Role.MERCHANT:
         tasks.append((RESUME_EVERY_S, TerminalSignOn(build_shop(opened), opened, store, channels).ensure))
+        lane = build_lane(opened, store, channels)
+
+        def work() -> None:
+            lane.run_once()
+
+        tasks.append((LANE_EVERY_S, work))
     return tuple(tasks)
 
 
@@ -166,6 +198,8 @@ class TerminalSignOn:
         now_s = self._opened.clock.now_s()
         if now_s < self._until_s - self.RENEW_BEFORE_S:
             return
+        if now_s < self._until_s and is_asking(self._store):
+            return  # what was asked under the old key must be answered under it
         options = self._opened.settings
         unit = begin_sign_on(
             self._shop, options.option_text("terminal"), options.option_text("tsm"), now_s, self._opened.entropy

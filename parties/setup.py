@@ -184,7 +184,8 @@ def create_environment(folder: Path, plan: Plan, progress: Callable[[str], None]
     env.pki.mkdir()
     write_certificate(env.pki / CA_FILE, env.root.certificate)
     write_certificate(env.pki / MANUFACTURER_FILE, env.maker)
-    names = (*plan.banks, plan.tsm, f"{plan.tsm}/mutual", plan.provider, *plan.merchants, *plan.phones)
+    readers = (f"{merchant}/reader" for merchant in plan.merchants)
+    names = (*plan.banks, plan.tsm, f"{plan.tsm}/mutual", plan.provider, *plan.merchants, *plan.phones, *readers)
     env.addresses = {name: env.address() for name in names}
     references = {}
     for bank in plan.banks:
@@ -286,7 +287,7 @@ def _merchant(env: Environment, name: str, number: int) -> None:
         "peers": {env.plan.tsm: env.addresses[f"{env.plan.tsm}/mutual"]},
         "options": {
             "tsm": env.plan.tsm, "merchant_name": f"Shop {number}", "merchant_identifier": f"TAPVEIL{number:08d}",
-            "terminal": f"T{number:07d}",
+            "terminal": f"T{number:07d}", "reader": f"grpc:{env.addresses[f'{name}/reader']}",
         },
     }  # fmt: skip
     env.settle(env.folder / name, name, Role.MERCHANT, entries, settings)

@@ -15,20 +15,26 @@ from parties.assembly.common import KeystoreSecrets, Opened, PinHashes
 from parties.attesting import BankAppraiser, MeasuredPhone, PhoneFiles
 from parties.directory import MANUFACTURER_FILE, certificate_file, read_certificate
 from parties.emv_files import read_ca_keys, read_issuer
-from protocol.card.profile import CardProfile
+from parties.links.nfc import open_reader
+from parties.merchant.lane import Lane
+from protocol.card.applet import Applet
+from protocol.card.profile import CardProfile, Channel
+from protocol.card.terminal import Terminal
 from protocol.crypto import PrivateKey
-from protocol.engine import Step
-from protocol.errors import EvidenceMalformed, ProtocolError, SettingsInvalid
+from protocol.engine import Peers, Step
+from protocol.errors import CardDataInvalid, EvidenceMalformed, ProtocolError, SettingsInvalid
 from protocol.pki import Issuer, Use
 from protocol.roles.bank import bank_steps
 from protocol.roles.bank.party import Bank, BankPolicy
-from protocol.roles.merchant import Shop
+from protocol.roles.merchant import Shop, merchant_steps
 from protocol.roles.se import se_steps
+from protocol.roles.se.field import Field
 from protocol.roles.se.party import SecureElement
 from protocol.roles.sp import SoftwareProvider, sp_steps
 from protocol.roles.tsm import tsm_steps
 from protocol.roles.tsm.issuer import EmvIssuer
 from protocol.roles.tsm.party import Tsm, TsmPolicy
+from protocol.rows import Store
 from protocol.types import Role
 
 Steps = dict[str, Step[Any]]
@@ -130,6 +136,11 @@ def build_se(opened: Opened) -> SecureElement:
     )  # fmt: skip
 
 
+def build_applet(opened: Opened, store: Store, channel: Channel) -> Applet:
+    """The card of an SE, for one stay in a reader."""
+    return Applet(Field(store=store, clock=opened.clock), opened.entropy, channel=channel)
+
+
 def _phone_reference(opened: Opened) -> ReferenceValues | None:
     """What the launcher left beside the app, if a bank signed it and it is in force. Another file is no reference."""
     software = opened.settings.option_text("software")
@@ -151,7 +162,26 @@ def build_shop(opened: Opened) -> Shop:
     settings = opened.settings
     return Shop(
         keys=opened.keys, directory=opened.directory, merchant_name=settings.option_text("merchant_name"),
-        merchant_identifier=settings.option_text("merchant_identifier"),
+        merchant_identifier=settings.option_text("merchant_identifier"), terminal=settings.option_text("terminal"),
+        tsm=settings.option_text("tsm"),
+    )  # fmt: skip
+
+
+def build_lane(opened: Opened, store: Store, peers: Peers) -> Lane:
+    """The merchant's terminal with its reader. Raises: SettingsInvalid."""
+    settings, shop = opened.settings, build_shop(opened)
+    try:
+        terminal = Terminal(
+            merchant_identifier=shop.merchant_identifier, terminal=shop.terminal, merchant_name=shop.merchant_name,
+            ca_keys=read_ca_keys(settings.pki),
+        )  # fmt: skip
+    except CardDataInvalid as exc:
+        raise SettingsInvalid(
+            f"{settings.path}: [options] merchant_name, merchant_identifier, terminal: {exc}"
+        ) from exc
+    return Lane(
+        shop=shop, store=store, peers=peers, clock=opened.clock, entropy=opened.entropy, terminal=terminal,
+        reader=open_reader(settings.option_text("reader")),
     )  # fmt: skip
 
 
@@ -160,5 +190,5 @@ STEPS: Final[dict[Role, Callable[[Opened], Steps]]] = {
     Role.TSM: lambda opened: tsm_steps(build_tsm(opened)),
     Role.SP: lambda opened: sp_steps(build_sp(opened)),
     Role.SE: lambda opened: se_steps(build_se(opened)),
-    Role.MERCHANT: lambda _opened: {},
+    Role.MERCHANT: lambda opened: merchant_steps(build_shop(opened)),
 }

@@ -46,6 +46,28 @@ def reopen(settings: Path, customer: str, as_json: bool) -> None:
     show({"customer": customer, "state": "reopened"}, as_json=as_json)
 
 
+@bank.command("reopen-pin")
+@click.option("--settings", required=True, type=click.Path(path_type=Path), help="The bank's settings.toml.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Where the signed word is written to.")
+@click.argument("customer")
+@json_option
+@one_line_errors
+def reopen_pin(settings: Path, out: Path, customer: str, as_json: bool) -> None:
+    """TW-G3b: sign for CUSTOMER's phone that the person was confirmed; `tapveil wallet reopen-pin` takes it.
+
+    The word is good for an hour, for one lock that came before it, and for this customer's phone only.
+    """
+    from parties.branch import reopen_pin as confirm
+    from protocol.errors import SettingsInvalid
+
+    word = confirm(settings, customer)
+    try:
+        out.write_bytes(word)
+    except OSError as exc:
+        raise SettingsInvalid(f"{out} can't be written: {exc.strerror}") from exc
+    show({"customer": customer, "approval": str(out)}, as_json=as_json)
+
+
 def read_passcode(path: Path | None, *, confirm: bool) -> str:
     """From a file, or asked for without echo."""
     if path is not None:

@@ -8,10 +8,12 @@ from pathlib import Path
 import click
 
 from parties.cli.bank import bank
+from parties.cli.bench import bench
 from parties.cli.conformance import conformance
 from parties.cli.db import db
 from parties.cli.demo import demo, run
 from parties.cli.doctor import doctor
+from parties.cli.merchant import merchant
 from parties.cli.output import json_option, one_line_errors, show
 from parties.cli.wallet import wallet
 from protocol.types import Role
@@ -56,18 +58,27 @@ def init(folder: Path, phones: int, merchants: int, base_port: int, capture: boo
 @main.command()
 @click.argument("role", type=click.Choice(_SERVERS))
 @click.option("--settings", required=True, type=click.Path(path_type=Path), help="The party's settings.toml.")
+@click.option("--vpcd", metavar="HOST:PORT", help="SE only: put the card into a virtual reader, for any PC/SC program.")
+@click.option("--contact", is_flag=True, help="With --vpcd: be a contact card. Cards for contactless use are declined.")
 @one_line_errors
-def serve(role: str, settings: Path) -> None:
+def serve(role: str, settings: Path, vpcd: str | None, contact: bool) -> None:
     """Run one party as a gRPC server until SIGTERM, which drains it."""
+    from parties.serve import VirtualReader
     from parties.serve import serve as run
+    from protocol.card.profile import Channel
 
-    run(settings, Role(role))
+    if vpcd and not vpcd.startswith(("127.", "localhost", "[::1]")):
+        click.echo("tapveil: warning: vpcd knows no authentication; keep it on this machine", err=True)
+    channel = Channel.CONTACT if contact else Channel.CONTACTLESS
+    run(settings, Role(role), reader=VirtualReader(address=vpcd, channel=channel) if vpcd else None)
 
 
 main.add_command(demo)
 main.add_command(run)
 main.add_command(bank)
+main.add_command(bench)
 main.add_command(db)
 main.add_command(conformance)
 main.add_command(doctor)
+main.add_command(merchant)
 main.add_command(wallet)

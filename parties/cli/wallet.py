@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -11,6 +12,7 @@ from parties.cli.bank import read_passcode
 from parties.cli.output import json_option, one_line_errors, show
 
 if TYPE_CHECKING:
+    from parties.client import PhoneClient, Tap
     from parties.launcher import Launcher
 
 phone_option = click.option(
@@ -18,6 +20,14 @@ phone_option = click.option(
 )
 bank_option = click.option("--bank", default="bank-a", show_default=True, help="The bank that judges launches.")
 tsm_option = click.option("--tsm", default="tsm-1", show_default=True, help="The TSM.")
+tid_option = click.option("--tid", required=True, help="The service account.")
+pin_file_option = click.option(
+    "--pin-file", type=click.Path(path_type=Path), help="The PIN; else it is asked for when it is needed."
+)
+MIN_PERSONAL: Final = 4
+MAX_PERSONAL: Final = 8
+"""How many digits such a number has for a PIN to resemble it, and how many numbers the secure element looks at."""
+_PIN: Final = re.compile("[0-9]{4,12}")
 
 
 def _launcher(folder: Path) -> Launcher:
@@ -28,7 +38,11 @@ def _launcher(folder: Path) -> Launcher:
 
 @click.group()
 def wallet() -> None:
-    """Act as a person with a phone. Every command of the app first passes a launch attestation (ATT-L)."""
+    """Act as a person with a phone.
+
+    Commands of the app first pass a launch attestation (ATT-L). Those around a purchase do not: a launch at each
+    payment would tell the bank when its customer pays, and the secure element measures the phone by itself.
+    """
 
 
 @wallet.command()
@@ -134,3 +148,166 @@ def issue(folder: Path, bank: str, tsm: str, tid: str, number: int, as_json: boo
 def close(folder: Path, bank: str, tsm: str, tid: str, as_json: bool) -> None:
     """Close a service account: its cards end, and the bank frees the anonymous account."""
     _app(folder, bank, ["close", "--tsm", tsm, "--tid", tid], as_json=as_json)
+
+
+@wallet.command()
+@phone_option
+@tsm_option
+@tid_option
+@click.option("--pool", default=8, show_default=True, type=click.IntRange(1, 32), help="How many cards to have ready.")
+@json_option
+@one_line_errors
+def renew(folder: Path, tsm: str, tid: str, pool: int, as_json: bool) -> None:
+    """RENEW: have missing cards issued, and a successor before the first expires. Run it daily, not when paying."""
+    result = _launcher(folder).run_app(["renew", "--tsm", tsm, "--tid", tid, "--pool", str(pool)])
+    show(result, as_json=as_json)
+
+
+@wallet.command()
+@phone_option
+@tid_option
+@click.option("--ceiling", required=True, type=click.IntRange(1), help="The most that may be asked, in minor units.")
+@click.option("--reader", required=True, metavar="HOST:PORT", help="The merchant's reader, on this machine.")
+@click.option("--seconds", default=30, show_default=True, type=click.IntRange(1, 50), help="How long to hold on.")
+@pin_file_option
+@json_option
+@one_line_errors
+def pay(folder: Path, tid: str, ceiling: int, reader: str, seconds: int, pin_file: Path | None, as_json: bool) -> None:
+    """PAY: open a card for one purchase and hold the phone to the reader.
+
+    Above the verification limit the phone shows what is asked, takes the PIN, and is held on once more.
+    """
+    import dataclasses
+
+    from parties.client import PhoneClient
+
+    phone = PhoneClient(folder)
+    tap = phone.pay(tid, ceiling_minor=ceiling, reader=reader, seconds=seconds)
+    if tap.state == "EXPECT_PIN":
+        confirmed = False
+        try:
+            tap = _confirm(phone, tap, reader, seconds, pin_file)
+            confirmed = True
+        finally:
+            if not confirmed:  # refused, or the person went away
+                _close_card(phone, tid)
+    show(dataclasses.asdict(tap), as_json=as_json)
+
+
+def _confirm(phone: PhoneClient, tap: Tap, reader: str, seconds: int, pin_file: Path | None) -> Tap:
+    """The PIN for what is asked; one that was typed wrong may be typed again. Raises: the app's refusal."""
+    from protocol.errors import PinInvalid
+
+    click.echo(
+        f"{tap.merchant_name} ({tap.merchant}, terminal {tap.terminal}) asks for {tap.amount_minor} minor units of "
+        f"{tap.currency}.", err=True,
+    )  # fmt: skip
+    while True:
+        pin = _pin(pin_file, "PIN")
+        try:
+            return phone.confirm(tap, pin=pin, reader=reader, seconds=seconds)
+        except PinInvalid:  # after the fifth it is FACTOR_LOCKED, and the end
+            if pin_file is not None:
+                raise
+            click.echo("The PIN is wrong.", err=True)
+
+
+def _close_card(phone: PhoneClient, tid: str) -> None:
+    from protocol.errors import ProtocolError
+
+    try:
+        phone.close_card(tid)
+    except ProtocolError:  # it closes by itself within a minute; what ended the purchase is what the person must know
+        click.echo("The card could not be closed now; it closes within a minute.", err=True)
+
+
+@wallet.command("close-card")
+@phone_option
+@tid_option
+@json_option
+@one_line_errors
+def close_card(folder: Path, tid: str, as_json: bool) -> None:
+    """PAY: take the consent back; the next tap finds no card."""
+    show(_launcher(folder).run_app(["close-card", "--tid", tid]), as_json=as_json)
+
+
+@wallet.command("set-pin")
+@phone_option
+@click.option(
+    "--old-pin-file", type=click.Path(path_type=Path), help="The PIN now; else it is asked for, if there is one."
+)
+@click.option("--pin-file", type=click.Path(path_type=Path), help="The new PIN; else it is asked for.")
+@click.option(
+    "--personal-file", type=click.Path(path_type=Path),
+    help="Digits that the PIN must not resemble, a line each: birth date, identity and telephone numbers.",
+)  # fmt: skip
+@json_option
+@one_line_errors
+def set_pin(
+    folder: Path, old_pin_file: Path | None, pin_file: Path | None, personal_file: Path | None, as_json: bool
+) -> None:
+    """TW-G3a: set the first PIN, or change it. It is kept in the secure element only."""
+    phone = _launcher(folder)
+    old = ""
+    if old_pin_file is not None or phone.run_app(["status"]).get("pin") == "ACTIVE":
+        old = _pin(old_pin_file, "Old PIN")
+    new = _pin(pin_file, "New PIN", confirm=True)
+    personal = _personal(personal_file)
+    show(phone.run_app(["set-pin"], passcode="\n".join((old, new, *personal))), as_json=as_json)
+
+
+@wallet.command("reopen-pin")
+@phone_option
+@bank_option
+@click.option(
+    "--approval", required=True, type=click.Path(path_type=Path), help="The file from `tapveil bank reopen-pin`."
+)
+@json_option
+@one_line_errors
+def reopen_pin(folder: Path, bank: str, approval: Path, as_json: bool) -> None:
+    """TW-G3b: after five wrong entries and a visit to the branch; set a new PIN next."""
+    arguments = ["reopen-pin", "--bank", bank, "--approval", str(approval.absolute())]
+    show(_launcher(folder).run_app(arguments), as_json=as_json)
+
+
+def _pin(path: Path | None, prompt: str, *, confirm: bool = False) -> str:
+    """From a file, or asked for without echo until it is one."""
+    if path is not None:
+        from protocol.errors import SettingsInvalid
+
+        pin = _text(path)
+        if not _PIN.fullmatch(pin):
+            raise SettingsInvalid(f"{path} holds no PIN: write 4 to 12 digits into it")
+        return pin
+    answer: str = click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, value_proc=_digits, err=True)
+    return answer
+
+
+def _digits(entered: str) -> str:
+    if not _PIN.fullmatch(entered):
+        raise click.UsageError("a PIN has 4 to 12 digits")
+    return entered
+
+
+def _personal(path: Path | None) -> list[str]:
+    """Digits only, whatever they were written with: 1990-01-31 is 19900131."""
+    from protocol.errors import SettingsInvalid
+
+    if path is None:
+        return []
+    lines = [re.sub("[^0-9]", "", line) for line in _text(path).splitlines()]
+    numbers = [line for line in lines if len(line) >= MIN_PERSONAL]
+    if len(numbers) > MAX_PERSONAL:
+        raise SettingsInvalid(f"{path} has more than {MAX_PERSONAL} numbers")
+    return numbers
+
+
+def _text(path: Path) -> str:
+    from protocol.errors import SettingsInvalid
+
+    try:
+        return path.read_text().strip()
+    except OSError as exc:
+        raise SettingsInvalid(f"{path} can't be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise SettingsInvalid(f"{path} is not a text") from exc

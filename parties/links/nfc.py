@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 import grpc
@@ -59,9 +59,10 @@ class CardReader(Protocol):
 
 
 class GrpcLink:
-    """One phone in the field, as a stream of APDUs."""
+    """One phone in the field, as a stream of APDUs over a channel of its own."""
 
     def __init__(self, channel: grpc.Channel) -> None:
+        self._channel = channel
         self._commands: queue.SimpleQueue[Apdu | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         call = channel.stream_stream(
@@ -99,6 +100,7 @@ class GrpcLink:
         self._lost = True
         self._commands.put(None)
         self._stream.cancel()
+        self._channel.close()
 
 
 class GrpcReader:
@@ -119,7 +121,9 @@ class GrpcReader:
             return None
         finally:
             ready.cancel()
-        return GrpcLink(self._channel)
+        # A channel still seems ready for a moment after its phone has left, so none serves twice.
+        channel, self._channel = self._channel, None
+        return GrpcLink(channel)
 
     def close(self) -> None:
         """Look for no more phones."""
@@ -128,20 +132,26 @@ class GrpcReader:
             self._channel = None
 
 
+def _connect_pcsc(name: str) -> CardLink:
+    from parties.links.pcsc import PcscLink  # needs pyscard only when it is used
+
+    return PcscLink(name)
+
+
 class PcscReader:
     """Looks for a card on the PC/SC reader of this name."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, connect: Callable[[str], CardLink] | None = None) -> None:
+        """`connect` opens a card by the reader's name, or raises CardLost; PC/SC's own when it is not given."""
         self._name = name
+        self._connect = connect or _connect_pcsc
 
     def wait_for_card(self, timeout_s: float, /) -> CardLink | None:
         """A card that lies there within `timeout_s` seconds. Raises: SettingsInvalid, Unavailable."""
-        from parties.links.pcsc import PcscLink
-
         until_s = time.monotonic() + timeout_s
         while True:
             try:
-                return PcscLink(self._name)
+                return self._connect(self._name)
             except CardLost:
                 left_s = until_s - time.monotonic()
             if left_s <= 0:

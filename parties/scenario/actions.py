@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from parties.assembly.common import Opened
 from parties.branch import add_customer
-from parties.deployment import Deployment
 from parties.keystore import Keystore
-from parties.launcher import Launcher
-from parties.release import SOFTWARE
+from parties.scenario.paying import PAYING
+from parties.scenario.stage import Fields, Stage
 from parties.settings import load_settings
 from parties.system import SystemEntropy
 from protocol.crypto import PrivateKey
@@ -23,30 +22,6 @@ from protocol.rows import Decision, Rows, Unit, Update, Where
 
 APP_DOCSTRING: Final = b"The released app's own commands"
 PASSCODE: Final = "lantern-4402"
-
-
-@dataclass
-class Stage:
-    """The deployment, and what the steps so far left for later ones."""
-
-    deployment: Deployment
-    provider: str = "sp-1"
-    tsm: str = "tsm-1"
-    branch_codes: dict[tuple[str, str], str] = field(default_factory=dict)
-    results: dict[str, Any] = field(default_factory=dict)
-    undo: list[Callable[[], None]] = field(default_factory=list)
-    """Takes back, at the end of the run, a fault that would show in an earlier phase's records."""
-
-    def phone(self, name: str) -> Launcher:
-        """The launcher of a phone."""
-        return Launcher(self.deployment.folder / name)
-
-    def application(self, phone: str) -> Path:
-        """The installed file of a phone."""
-        return self.deployment.folder / phone / "app" / f"{SOFTWARE}.pyz"
-
-
-Fields = Mapping[str, Any]
 
 
 def _add_customer(stage: Stage, step: Fields) -> dict[str, Any]:
@@ -201,6 +176,7 @@ def _restore_app(stage: Stage, step: Fields) -> dict[str, Any]:
 
 
 RUN: Final[Mapping[str, Callable[[Stage, Fields], dict[str, Any]]]] = {
+    **PAYING,
     "add-customer": _add_customer,
     "enroll": _enroll,
     "install": _install,

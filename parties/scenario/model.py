@@ -11,7 +11,8 @@
     bank = "bank-a"
 
 A step may name its result (`as = "aid"`) and use earlier ones (`aid = "$aid"`). `expect = "CODE"` says that the step
-must be refused with this code.
+must be refused with this code. A purchase (`do = "pay"`) that is carried out ends in a state of the sale, APPROVED if
+`ends` says no other. `do = "declines"` makes a purchase for each reason to decline one, or those in `reasons`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from protocol.errors import REGISTRY, SettingsInvalid
+from protocol.messages.till import SaleProgress
+from protocol.roles.tsm.purchase import Reason
+from protocol.types import MAX_CARDS
 
-PHASES: Final = ("INIT", "ATT", "AID", "TID", "CARD")
+PHASES: Final = ("INIT", "ATT", "AID", "TID", "CARD", "PAY")
 MAX_STEPS: Final = 1000
 ACTIONS: Final[Mapping[str, tuple[frozenset[str], frozenset[str]]]] = {
     "add-customer": (frozenset({"bank", "phone"}), frozenset({"limit", "currency", "person"})),
@@ -36,6 +40,14 @@ ACTIONS: Final[Mapping[str, tuple[frozenset[str], frozenset[str]]]] = {
     "issue": (frozenset({"bank", "phone", "tid"}), frozenset({"number", "launch"})),
     "close": (frozenset({"bank", "phone", "tid"}), frozenset({"launch"})),
     "status": (frozenset({"bank", "phone"}), frozenset({"launch"})),
+    "set-pin": (frozenset({"phone", "pin"}), frozenset({"old"})),
+    "pay": (frozenset({"merchant", "phone", "tid", "amount"}), frozenset({"ceiling", "pin", "currency", "ends"})),
+    "start-sale": (frozenset({"merchant", "amount"}), frozenset({"currency"})),
+    "cancel-sale": (frozenset({"merchant", "sale"}), frozenset()),
+    "void": (frozenset({"merchant", "sale"}), frozenset()),
+    "refund": (frozenset({"merchant", "sale", "amount"}), frozenset()),
+    "declines": (frozenset({"merchant", "phone", "tid"}), frozenset({"reasons"})),
+    "renew": (frozenset({"phone", "tid", "pool"}), frozenset({"number"})),
     "kill": (frozenset({"party"}), frozenset()),
     "start": (frozenset({"party"}), frozenset()),
     "restart": (frozenset({"party"}), frozenset()),
@@ -45,8 +57,12 @@ ACTIONS: Final[Mapping[str, tuple[frozenset[str], frozenset[str]]]] = {
     "wrong-attestation-key": (frozenset({"phone"}), frozenset()),
     "forge-bank-key": (frozenset({"phone", "aid"}), frozenset()),
     "foreign-pass": (frozenset({"phone", "aid"}), frozenset()),
+    "forge-card-key": (frozenset({"phone", "tid"}), frozenset()),
 }
 """What a step can do: the fields it must have, and those it may have."""
+WHOLE: Final = {"amount": 10**12, "ceiling": 10**12, "pool": MAX_CARDS, "number": MAX_CARDS}
+"""Fields that are whole numbers, and the most that they can be."""
+TEXTS: Final = ("phone", "merchant", "bank", "tid", "aid", "sale", "pin", "old", "currency", "party")
 _COMMON: Final = frozenset({"phase", "do", "as", "expect", "about"})
 
 
@@ -117,7 +133,22 @@ def _step(plain: Any, where: str) -> ScenarioStep:
         )
     if plain.get("expect", "") and plain["expect"] not in REGISTRY:
         raise SettingsInvalid(f"{where}: {plain['expect']!r} is no error code")
+    _check_values(plain, where)
     return ScenarioStep(
         phase=plain["phase"], do=plain["do"], fields={name: plain[name] for name in given},
         name=str(plain.get("as", "")), expect=str(plain.get("expect", "")), about=str(plain.get("about", "")),
     )  # fmt: skip
+
+
+def _check_values(plain: Mapping[str, Any], where: str) -> None:
+    for name in TEXTS:
+        if name in plain and type(plain[name]) is not str:
+            raise SettingsInvalid(f"{where}: {name} must be a text")
+    for name, most in WHOLE.items():
+        if name in plain and (type(plain[name]) is not int or not 0 <= plain[name] <= most):
+            raise SettingsInvalid(f"{where}: {name} must be a whole number of at most {most}")
+    if plain.get("ends", SaleProgress.APPROVED) not in tuple(SaleProgress):
+        raise SettingsInvalid(f"{where}: `ends` must be one of {', '.join(SaleProgress)}")
+    reasons = plain.get("reasons", [])
+    if type(reasons) is not list or any(reason not in tuple(Reason) for reason in reasons):
+        raise SettingsInvalid(f"{where}: `reasons` must be a list of {', '.join(Reason)}")

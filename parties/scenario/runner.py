@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from parties.deployment import Deployment
-from parties.scenario.actions import RUN, Stage
+from parties.scenario.actions import RUN
 from parties.scenario.model import Scenario, ScenarioStep
+from parties.scenario.stage import Stage
 from parties.server.capture import read_capture
 from parties.setup import Plan, create_environment
 from protocol.errors import ProtocolError, SettingsInvalid, Unavailable
@@ -94,7 +95,7 @@ def _perform(stage: Stage, step: ScenarioStep) -> StepOutcome:
     try:
         result = RUN[step.do](stage, _resolved(step, stage))
         if step.name:
-            stage.results[step.name] = result.get("aid") or result.get("tid") or ""
+            stage.results[step.name] = result.get("aid") or result.get("tid") or result.get("sale") or ""
     except ProtocolError as refusal:
         if isinstance(refusal, SettingsInvalid):
             raise

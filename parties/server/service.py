@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from parties.channels import CODE_KEY
+from parties.channels import refuse
 from parties.rpc import (  # noqa: F401  # reflection finds the services of what was imported
     bank_pb2,
     merchant_pb2,
@@ -102,11 +102,11 @@ class Edge:
                     reply = self._engine.handle(rpc, wire, peer_of(context))
             except ProtocolError as refusal:
                 code = refusal.code
-                self._refuse(context, type(refusal))
+                refuse(context, type(refusal))
             except Exception as fault:  # noqa: BLE001  # the outermost edge: the server goes on serving
                 code = Internal.code
                 log.error("fault", party_role=self._role.value, rpc=rpc, kind=type(fault).__name__)
-                self._refuse(context, Internal)
+                refuse(context, Internal)
             finally:
                 elapsed_ms = (time.monotonic_ns() - started_ns) // 1_000_000
                 log.info("served", party_role=self._role.value, rpc=rpc, code=code, ms=elapsed_ms)
@@ -115,40 +115,42 @@ class Edge:
 
         return call
 
-    def _refuse(self, context: grpc.ServicerContext, kind: type[ProtocolError]) -> None:
-        """The coarse code only: what was wrong in detail helps an attacker more than a caller."""
-        context.set_trailing_metadata(((CODE_KEY, kind.code),))
-        context.set_code(grpc.StatusCode[kind.status])
-        context.set_details(kind.code)
-
     def _record(self, rpc: str, wire: Wire, reply: Wire, code: str) -> None:
         if self._capture is not None:
             at_ms = time.time_ns() // 1_000_000
             self._capture.add(Captured(party=self._party, rpc=rpc, at_ms=at_ms, request=wire, reply=reply, code=code))
 
 
-def _register(server: grpc.Server, edge: Edge, rpcs: Iterable[str]) -> set[str]:
+def _register(server: grpc.Server, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> set[str]:
     services: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
-    for rpc in rpcs:
+    for rpc, handler in handlers.items():
         service, method = rpc.split(".")
-        services.setdefault(f"tapveil.v1.{service}", {})[method] = grpc.unary_unary_rpc_method_handler(
-            edge.handler(rpc), request_deserializer=Envelope.FromString, response_serializer=Envelope.SerializeToString
-        )
+        services.setdefault(f"tapveil.v1.{service}", {})[method] = handler
     for service, methods in services.items():
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
     return set(services)
 
 
+def _unary(edge: Edge, rpc: str) -> grpc.RpcMethodHandler[Any, Any]:
+    return grpc.unary_unary_rpc_method_handler(
+        edge.handler(rpc), request_deserializer=Envelope.FromString, response_serializer=Envelope.SerializeToString
+    )
+
+
 class PartyServer:
     """One party's server: its RPCs, health and reflection, on one or two ports."""
 
-    def __init__(self, edge: Edge, rpcs: Iterable[str], tls: ServerTls) -> None:
+    def __init__(
+        self, edge: Edge, rpcs: Iterable[str], tls: ServerTls,
+        streams: Mapping[str, grpc.RpcMethodHandler[Any, Any]] | None = None,
+    ) -> None:  # fmt: skip
+        """`streams` are RPCs that carry no envelopes, such as `SecureElement.Transceive`."""
         self._tls = tls
         self._server = grpc.server(
             ThreadPoolExecutor(THREADS, thread_name_prefix="rpc"), options=_OPTIONS,
             maximum_concurrent_rpcs=MAX_CONCURRENT,
         )  # fmt: skip
-        services = _register(self._server, edge, rpcs)
+        services = _register(self._server, {rpc: _unary(edge, rpc) for rpc in rpcs} | dict(streams or {}))
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)

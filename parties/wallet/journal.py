@@ -8,6 +8,7 @@ Entries are sealed: a command to the SE may carry a passcode, which the app must
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -17,6 +18,7 @@ from protocol.engine import NOT_AN_ANSWER, Peers
 from protocol.envelope import Wire
 from protocol.errors import ProtocolError, StorageFault
 from protocol.roles.wallet import Call, Exchanged, Flow
+from protocol.roles.wallet.session import SECURE_ELEMENT
 
 T = TypeVar("T")
 MAX_ENTRY_BYTES: Final = 16 * 1024 * 1024
@@ -91,21 +93,51 @@ class Journal:
 
 def drive(flow: Flow[T], name: str, journal: Journal, channels: Peers, *, secure_element: str) -> T:
     """Run a flow to its end. Raises: the refusal that ended it; Unavailable: it can be taken up again."""
-    step = 0
     try:
-        call = next(flow)
-        while True:
-            exchanged = _exchange(call, name, step, journal, channels, secure_element)
-            step += 1
-            call = flow.send(exchanged)
-    except StopIteration as done:
-        journal.forget(name)
-        result: T = done.value
-        return result
+        result = _play(flow, lambda step, call: _exchange(call, name, step, journal, channels, secure_element))
     except ProtocolError as refusal:
         if refusal.status not in NOT_AN_ANSWER:
             journal.forget(name)  # refused: nothing is under way any more
         raise
+    journal.forget(name)
+    return result
+
+
+def relay(flow: Flow[T], channels: Peers, *, secure_element: str) -> T:
+    """Run a flow of which nothing is kept: it is about this moment, or holds a PIN (TW-S13).
+
+    An answer that was lost is asked for once more, by the same bytes, so that a PIN's entry counts once.
+    Raises: the refusal that ended it; Unavailable, after which it can't be taken up again.
+    """
+
+    def exchange(_step: int, call: Call) -> Exchanged:
+        peer = _peer(call, secure_element)
+        try:
+            reply = channels.call(peer, call.rpc, call.wire)
+        except ProtocolError as refusal:
+            if refusal.status not in NOT_AN_ANSWER:
+                raise
+            reply = channels.call(peer, call.rpc, call.wire)
+        return Exchanged(sent=call.wire, reply=reply)
+
+    return _play(flow, exchange)
+
+
+def _play(flow: Flow[T], exchange: Callable[[int, Call], Exchanged]) -> T:
+    step = 0
+    try:
+        call = next(flow)
+        while True:
+            exchanged = exchange(step, call)
+            step += 1
+            call = flow.send(exchanged)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+
+
+def _peer(call: Call, secure_element: str) -> str:
+    return secure_element if call.peer == SECURE_ELEMENT else call.peer
 
 
 def _exchange(call: Call, name: str, step: int, journal: Journal, channels: Peers, secure_element: str) -> Exchanged:
@@ -115,6 +147,6 @@ def _exchange(call: Call, name: str, step: int, journal: Journal, channels: Peer
         journal.put_request(name, step, sent)
     reply = journal.reply(name, step)
     if reply is None:
-        reply = channels.call(secure_element if call.peer == "se" else call.peer, call.rpc, sent)
+        reply = channels.call(_peer(call, secure_element), call.rpc, sent)
         journal.put_reply(name, step, reply)
     return Exchanged(sent=sent, reply=reply)

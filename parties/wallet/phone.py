@@ -10,13 +10,13 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from parties.channels import Channels, TlsIdentity
+from parties.channels import ApduStream, Channels, TlsIdentity
 from parties.directory import CA_FILE, FileDirectory, certificate_file
 from parties.keystore import Keystore
 from parties.settings import load_settings
 from parties.storage.sealing import KEY_BYTES
 from parties.system import SystemClock, SystemEntropy
-from parties.wallet.journal import Journal, drive
+from parties.wallet.journal import Journal, drive, relay
 from protocol import codec
 from protocol.crypto import PrivateKey
 from protocol.envelope import Wire
@@ -40,6 +40,10 @@ class PhoneChannels:
         """Raises: as `Channels.call`."""
         channels = self._named if self._knows_me(peer) else self._nameless
         return channels.call(peer, rpc, request)
+
+    def field(self, element: str) -> ApduStream:
+        """A new NFC field of the phone's own SE. Raises: Unavailable."""
+        return self._named.field(element)
 
     def close(self) -> None:
         """Close both sets."""
@@ -92,6 +96,17 @@ class PhoneSession:
         if anew:
             self.journal.forget(name)
         return drive(flow, name, self.journal, self.channels, secure_element=self.wallet.secure_element)
+
+    def once(self, flow: Flow[T]) -> T:
+        """Run a flow about this very moment, or with a PIN in it: nothing of it is kept, and it is not taken up again.
+
+        Raises: the refusal that ended it.
+        """
+        return relay(flow, self.channels, secure_element=self.wallet.secure_element)
+
+    def field(self) -> ApduStream:
+        """The phone's NFC field, while it is held to a reader. Raises: Unavailable."""
+        return self.channels.field(self.wallet.secure_element)
 
     def close(self) -> None:
         """Close channels and journal."""

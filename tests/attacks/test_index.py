@@ -23,7 +23,7 @@ def test_index_names_models_that_exist() -> None:
     expected = (HERE.parent.parent / "docs" / "formal" / "proverif" / "expected.txt").read_text()
     runs = {line.split()[0] for line in expected.splitlines() if line and not line.startswith("#")}
     named = re.findall(
-        r"`((?:core|se|attest|grant|anon|merch|trace)(?:_[A-Za-z0-9_]+)?)`", (HERE / "README.md").read_text()
+        r"`((?:core|se|attest|grant|anon|merch|pay|trace)(?:_[A-Za-z0-9_]+)?)`", (HERE / "README.md").read_text()
     )
     assert named
     assert set(named) <= runs

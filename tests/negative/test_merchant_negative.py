@@ -27,7 +27,10 @@ def world(tmp_path: Path) -> World:
 
 def shop(world: World, name: str = "shop-1", identifier: str = "TAPVEIL00000001", title: str = "Shop 1") -> Shop:
     keys = world.merchant if name == "shop-1" else world.certified(name, Role.MERCHANT)
-    return Shop(keys=keys, directory=world.directory, merchant_name=title, merchant_identifier=identifier)
+    return Shop(
+        keys=keys, directory=world.directory, merchant_name=title, merchant_identifier=identifier,
+        terminal="T0000001", tsm="tsm-1",
+    )  # fmt: skip
 
 
 def begin(world: World, store: MemoryStore, seller: Shop, terminal: str = "T0000001") -> TerminalKey:

@@ -1,85 +1,42 @@
-"""The merchant: for now a terminal that signs on at the TSM with a key of its own (CN-5)."""
+"""The merchant: a terminal with a key of its own (CN-5), a till that starts sales, a lane that carries them out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any
 
-from protocol import envelope
-from protocol.crypto import PrivateKey
-from protocol.envelope import Stamp, Wire
-from protocol.errors import FieldMismatch
-from protocol.messages.merchant import SignedOn, SignOn
-from protocol.pki import Directory
-from protocol.ports import Entropy
-from protocol.roles.party import PartyKeys, known_party
-from protocol.rows import Decision, Insert, Key, Rows, Table, Unit, Update
-from protocol.types import Role
+from protocol.engine import Step
+from protocol.roles.merchant.party import Shop, ShopPolicy
+from protocol.roles.merchant.sign_on import begin_sign_on, finish_sign_on
+from protocol.roles.merchant.tables import (
+    MERCHANT_TABLES,
+    SALE_REFUNDS,
+    SALES,
+    TERMINAL_KEYS,
+    SaleRefund,
+    SaleRow,
+    TerminalKey,
+)
+from protocol.roles.merchant.till import CancelSaleStep, GetSaleStep, RefundSaleStep, StartSaleStep
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TerminalKey:
-    """A terminal's key, and the sealed sign-on that is being sent or was answered."""
-
-    terminal: str
-    tsm: str
-    private_key: bytes
-    request: bytes
-    expires_at_s: int
-    state: str
+_STEPS: tuple[type[Any], ...] = (StartSaleStep, GetSaleStep, CancelSaleStep, RefundSaleStep)
 
 
-TERMINAL_KEYS: Final = Table("terminal_keys", TerminalKey, ("terminal",), sealed=frozenset({"private_key", "request"}))
-MERCHANT_TABLES: Final = (TERMINAL_KEYS,)
+def merchant_steps(shop: Shop) -> dict[str, Step[Any]]:
+    """RPC name → step, for an engine."""
+    return {step.rpc: step(shop) for step in _STEPS}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shop:
-    """A merchant: its certified keys and the name it is registered under."""
-
-    keys: PartyKeys
-    directory: Directory
-    merchant_name: str
-    merchant_identifier: str
-
-
-def begin_sign_on(shop: Shop, terminal: str, tsm: str, now_s: int, entropy: Entropy) -> Unit:
-    """Make a new terminal key and store its sealed sign-on; one under way is kept, so the same bytes are sent again."""
-    key = PrivateKey.generate(entropy)
-    message = SignOn(
-        merchant_name=shop.merchant_name, merchant_identifier=shop.merchant_identifier, terminal=terminal,
-        terminal_key=key.public.encoded,
-    )  # fmt: skip
-    request = envelope.sign(shop.keys.signer, message, audience=tsm, stamp=Stamp.fresh(now_s, entropy))
-    fresh = TerminalKey(
-        terminal=terminal, tsm=tsm, private_key=key.to_bytes(), request=request,
-        expires_at_s=now_s + envelope.REQUEST_LIFETIME_S, state="EXPECT_SIGN_ON",
-    )  # fmt: skip
-
-    def decide(rows: Rows) -> Decision:
-        old = rows.get(TERMINAL_KEYS, terminal)
-        if old is None:
-            return Decision(writes=(Insert(TERMINAL_KEYS, fresh),), reply=fresh)
-        if old.state == "EXPECT_SIGN_ON" and old.tsm == tsm and old.expires_at_s > now_s:
-            return Decision(reply=old)
-        return Decision(writes=(Update(TERMINAL_KEYS, fresh),), reply=fresh)
-
-    return Unit((Key(TERMINAL_KEYS, (terminal,)),), decide)
-
-
-def finish_sign_on(shop: Shop, pending: TerminalKey, answer: Wire, now_s: int) -> Unit:
-    """The TSM's verified answer makes the key usable. Raises: what `envelope.open_signed` raises, FieldMismatch."""
-    tsm = known_party(shop.directory, pending.tsm, Role.TSM)
-    signed_on = envelope.open_signed(
-        SignedOn, answer.cose, tsm.key, issuer=tsm.name, audience=shop.keys.name, now_s=now_s,
-        request_digest=Wire(cose=pending.request).digest,
-    ).message  # fmt: skip
-    public = PrivateKey.from_bytes(pending.private_key).public.encoded
-    if (signed_on.terminal, signed_on.terminal_key) != (pending.terminal, public):
-        raise FieldMismatch("another terminal or key was signed on")
-    active = replace(pending, state="ACTIVE", expires_at_s=signed_on.expires_at_s)
-
-    def decide(rows: Rows) -> Decision:
-        return Decision(writes=(Update(TERMINAL_KEYS, active),), reply=active)
-
-    return Unit((Key(TERMINAL_KEYS, (pending.terminal,)),), decide)
+__all__ = [
+    "MERCHANT_TABLES",
+    "SALES",
+    "SALE_REFUNDS",
+    "TERMINAL_KEYS",
+    "SaleRefund",
+    "SaleRow",
+    "Shop",
+    "ShopPolicy",
+    "TerminalKey",
+    "begin_sign_on",
+    "finish_sign_on",
+    "merchant_steps",
+]

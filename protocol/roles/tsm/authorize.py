@@ -27,7 +27,7 @@ from protocol.messages.pay import (
 from protocol.ports import Entropy
 from protocol.roles.tsm.limits import why_declined
 from protocol.roles.tsm.party import Tsm
-from protocol.roles.tsm.purchase import Implausible, Proved, Reason, prove_purchase, read_purchase
+from protocol.roles.tsm.purchase import Implausible, Proved, PurchaseChecks, Reason
 from protocol.roles.tsm.tables import (
     CARDS,
     PURCHASES,
@@ -81,8 +81,11 @@ class Authorizing:
 class _Deciding(Step[Authorizing]):
     """What one purchase and a batch share."""
 
+    checks: type[PurchaseChecks] = PurchaseChecks
+
     def __init__(self, tsm: Tsm) -> None:
         self._tsm = tsm
+        self._checks = self.checks(tsm.emv_ca)
 
     def prepare(self, incoming: Incoming[Authorizing], ctx: Context) -> Incoming[Authorizing]:
         facts = incoming.facts
@@ -93,12 +96,12 @@ class _Deciding(Step[Authorizing]):
         """Everything that needs no lock: certificates, signature, cryptogram, and who the card was shown."""
         today = datetime.datetime.fromtimestamp(ctx.now_s, tz=datetime.UTC).date()
         try:
-            read = read_purchase(purchase, ca_keys=self._tsm.emv_ca, today=today)
+            read = self._checks.read(purchase, today)
             pan_ref = self._tsm.secrets.blind("pan", read.pan.encode())
             card = ctx.read(Key(CARDS, (pan_ref,))).get(CARDS, pan_ref)
             if card is None:
                 raise Implausible(Reason.CARD_UNKNOWN)
-            proved = prove_purchase(read, purchase, card)
+            proved = self._checks.prove(read, purchase, card)
             self.check_merchant(proved, terminal)
         except Implausible as exc:
             return Asked(purchase=purchase, implausible=exc.reason)

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 from protocol.card import profile
-from protocol.card.chain import verify_card
+from protocol.card.chain import VerifiedCard, verify_card
 from protocol.card.combined import CryptogramType, cryptogram_input, transaction_hash, verify_combined
 from protocol.card.cryptogram import compute_cryptogram, compute_response, derive_session_key
 from protocol.card.cvr import Cvr, IssuerData
@@ -102,62 +102,97 @@ class Proved:
         return compute_response(self.session_key, self.cryptogram, code)
 
 
-def read_purchase(purchase: EmvPurchase, *, ca_keys: tuple[CaKey, ...], today: datetime.date) -> Signed:
-    """Certificates, records and SDAD. Raises: Implausible."""
-    if purchase.application != profile.AID:
-        raise Implausible(Reason.APPLICATION_UNKNOWN)
-    try:
-        card = verify_card(
-            aid=purchase.application, aip=purchase.aip, afl=purchase.afl, ca_keys=ca_keys, today=today,
-            records={(record.sfi, record.number): record.data for record in purchase.records},
+class PurchaseChecks:
+    """The checks that need no lock, in their order. Each has a name, so that a test can show what it is good for."""
+
+    def __init__(self, ca_keys: tuple[CaKey, ...]) -> None:
+        self._ca_keys = ca_keys
+
+    def read(self, purchase: EmvPurchase, today: datetime.date) -> Signed:
+        """Certificates, records and SDAD. Raises: Implausible."""
+        self.check_application(purchase)
+        card = self.verify_chain(purchase, today)
+        self.check_online(purchase)
+        try:
+            tap = Tap.from_pdol(purchase.pdol_data)
+            issuer_data = IssuerData.from_bytes(purchase.issuer_data)
+            said = profile.CDOL1.split(purchase.cdol_data)
+        except CardDataInvalid as exc:
+            raise Implausible(Reason.DATA_INVALID) from exc
+        self.check_consent(tap, said, issuer_data.cvr)
+        self.check_date(said, today)
+        cryptogram = self.verify_signature(purchase, card.icc.key, tap)
+        return Signed(pan=card.icc.pan, key=card.icc.key, tap=tap, issuer_data=issuer_data, cryptogram=cryptogram)
+
+    def prove(self, read: Signed, purchase: EmvPurchase, card: CardRow) -> Proved:
+        """The cryptogram under this card's kAC, and the key that the card was issued for. Raises: Implausible."""
+        self.check_key(read, card)
+        session_key = derive_session_key(card.k_ac, atc=purchase.atc)
+        self.check_cryptogram(read, purchase, session_key)
+        cvr = read.issuer_data.cvr
+        return Proved(
+            pan=read.pan, tap=read.tap, atc=purchase.atc, opening=read.issuer_data.opening,
+            channel=Channel.CONTACT if cvr & Cvr.CONTACT else Channel.CONTACTLESS,
+            device_verified=bool(cvr & Cvr.DEVICE_VERIFIED), cryptogram=read.cryptogram, session_key=session_key,
         )  # fmt: skip
-    except (CardDataInvalid, Expired, Oversize) as exc:
-        raise Implausible(Reason.CERTIFICATE_INVALID) from exc
-    if purchase.information != CryptogramType.ARQC:
-        raise Implausible(Reason.NOT_ONLINE)
-    try:
-        tap = Tap.from_pdol(purchase.pdol_data)
-        issuer_data = IssuerData.from_bytes(purchase.issuer_data)
-        said = profile.CDOL1.split(purchase.cdol_data)
-    except CardDataInvalid as exc:
-        raise Implausible(Reason.DATA_INVALID) from exc
-    _check_consent(tap, said, issuer_data.cvr, today)
-    expected = transaction_hash(
-        purchase.pdol_data, (purchase.cdol_data,), information=purchase.information, atc=purchase.atc,
-        issuer_data=purchase.issuer_data,
-    )  # fmt: skip
-    try:
-        signed = verify_combined(
-            card.icc.key, purchase.signature, unpredictable=tap.unpredictable, transaction_hash=expected,
-            information=purchase.information,
+
+    def check_application(self, purchase: EmvPurchase) -> None:
+        """The name that the terminal selected is ours: it is under no signature of the card."""
+        if purchase.application != profile.AID:
+            raise Implausible(Reason.APPLICATION_UNKNOWN)
+
+    def verify_chain(self, purchase: EmvPurchase, today: datetime.date) -> VerifiedCard:
+        """Records and key under a certificate of our CA."""
+        try:
+            return verify_card(
+                aid=purchase.application, aip=purchase.aip, afl=purchase.afl, ca_keys=self._ca_keys, today=today,
+                records={(record.sfi, record.number): record.data for record in purchase.records},
+            )  # fmt: skip
+        except (CardDataInvalid, Expired, Oversize) as exc:
+            raise Implausible(Reason.CERTIFICATE_INVALID) from exc
+
+    def check_online(self, purchase: EmvPurchase) -> None:
+        """The card asked for a decision: neither approved nor declined by itself."""
+        if purchase.information != CryptogramType.ARQC:
+            raise Implausible(Reason.NOT_ONLINE)
+
+    def check_consent(self, tap: Tap, said: dict[int, bytes], cvr: Cvr) -> None:
+        """The cryptogram's data say what the cardholder was shown: an honest card sees to it, and so does the TSM."""
+        shown = profile.PDOL.split(profile.PDOL.build(tap.values()))
+        alike = all(said[tag] == shown[tag] for tag in (0x9F02, 0x5F2A, 0x9F16, 0x9F1C, 0x9F37))
+        if not alike or said[0x9C] != _PURCHASE or any(said[0x9F03]) or cvr & _NOT_IN_AN_ARQC or not cvr & Cvr.ARQC:
+            raise Implausible(Reason.CONSENT_MISMATCH)
+
+    def check_date(self, said: dict[int, bytes], today: datetime.date) -> None:
+        """The terminal's date is today's, so that a cryptogram got long before is refused."""
+        # Terminals are in any time zone, so a day more or less.
+        if said[0x9A].hex() not in {(today + days * _DAY).strftime("%y%m%d") for days in (-1, 0, 1)}:
+            raise Implausible(Reason.DATE_IMPLAUSIBLE)
+
+    def verify_signature(self, purchase: EmvPurchase, key: PublicKey, tap: Tap) -> bytes:
+        """The cryptogram out of the SDAD, which is over this very exchange."""
+        expected = transaction_hash(
+            purchase.pdol_data, (purchase.cdol_data,), information=purchase.information, atc=purchase.atc,
+            issuer_data=purchase.issuer_data,
         )  # fmt: skip
-    except CardDataInvalid as exc:
-        raise Implausible(Reason.SIGNATURE_INVALID) from exc
-    return Signed(pan=card.icc.pan, key=card.icc.key, tap=tap, issuer_data=issuer_data, cryptogram=signed.cryptogram)
+        try:
+            signed = verify_combined(
+                key, purchase.signature, unpredictable=tap.unpredictable, transaction_hash=expected,
+                information=purchase.information,
+            )  # fmt: skip
+        except CardDataInvalid as exc:
+            raise Implausible(Reason.SIGNATURE_INVALID) from exc
+        return signed.cryptogram
 
+    def check_key(self, read: Signed, card: CardRow) -> None:
+        """The certified key is the one that this number was issued for."""
+        if not same(card.modulus, read.key.to_bytes()):
+            raise Implausible(Reason.CERTIFICATE_INVALID)
 
-def _check_consent(tap: Tap, said: dict[int, bytes], cvr: Cvr, today: datetime.date) -> None:
-    """The cryptogram's data say what the cardholder consented to: an honest card sees to it, and so does the TSM."""
-    shown = profile.PDOL.split(profile.PDOL.build(tap.values()))
-    alike = all(said[tag] == shown[tag] for tag in (0x9F02, 0x5F2A, 0x9F16, 0x9F1C, 0x9F37))
-    if not alike or said[0x9C] != _PURCHASE or any(said[0x9F03]) or cvr & _NOT_IN_AN_ARQC or not cvr & Cvr.ARQC:
-        raise Implausible(Reason.CONSENT_MISMATCH)
-    # Terminals are in any time zone, so a day more or less; a cryptogram got long before would still be refused.
-    if said[0x9A].hex() not in {(today + days * _DAY).strftime("%y%m%d") for days in (-1, 0, 1)}:
-        raise Implausible(Reason.DATE_IMPLAUSIBLE)
-
-
-def prove_purchase(read: Signed, purchase: EmvPurchase, card: CardRow) -> Proved:
-    """The cryptogram under this card's kAC, and the key that the card was issued for. Raises: Implausible."""
-    if not same(card.modulus, read.key.to_bytes()):
-        raise Implausible(Reason.CERTIFICATE_INVALID)
-    session_key = derive_session_key(card.k_ac, atc=purchase.atc)
-    data = cryptogram_input(purchase.cdol_data, aip=purchase.aip, atc=purchase.atc, issuer_data=purchase.issuer_data)
-    if not same(compute_cryptogram(session_key, data), read.cryptogram):
-        raise Implausible(Reason.CRYPTOGRAM_INVALID)
-    cvr = read.issuer_data.cvr
-    return Proved(
-        pan=read.pan, tap=read.tap, atc=purchase.atc, opening=read.issuer_data.opening,
-        channel=Channel.CONTACT if cvr & Cvr.CONTACT else Channel.CONTACTLESS,
-        device_verified=bool(cvr & Cvr.DEVICE_VERIFIED), cryptogram=read.cryptogram, session_key=session_key,
-    )  # fmt: skip
+    def check_cryptogram(self, read: Signed, purchase: EmvPurchase, session_key: bytes) -> None:
+        """The ARQC is a MAC over all that the terminal said, AIP, ATC and 9F10."""
+        data = cryptogram_input(
+            purchase.cdol_data, aip=purchase.aip, atc=purchase.atc, issuer_data=purchase.issuer_data
+        )
+        if not same(compute_cryptogram(session_key, data), read.cryptogram):
+            raise Implausible(Reason.CRYPTOGRAM_INVALID)

@@ -71,11 +71,18 @@ class Wallet:
 
     def exchange(self, rpc: str, message: N, reply: type[M]) -> Flow[tuple[N, M]]:
         """One typed command as it was really sent, and its verified answer."""
+        exchanged = yield from self.ask(rpc, message)
+        sent = type(message).from_bytes(envelope.peek(type(message), exchanged.sent.cose).payload)
+        return sent, self.answer(exchanged, reply)
+
+    def ask(self, rpc: str, message: Message) -> Flow[Exchanged]:
+        """One typed command to the SE, and what came back; nothing of it is believed yet."""
         signed = envelope.sign(self.signer, message, audience=self.secure_element, stamp=self.stamp())
-        exchanged = yield Call(peer=SECURE_ELEMENT, rpc=f"SecureElement.{rpc}", wire=Wire(cose=signed))
-        answer = envelope.open_signed(
+        return (yield Call(peer=SECURE_ELEMENT, rpc=f"SecureElement.{rpc}", wire=Wire(cose=signed)))
+
+    def answer(self, exchanged: Exchanged, reply: type[M]) -> M:
+        """The SE's verified answer to what was sent. Raises: as `envelope.open_signed`."""
+        return envelope.open_signed(
             reply, exchanged.reply.cose, self.secure_element_key, issuer=self.secure_element,
             audience=self.secure_element, now_s=self.clock.now_s(), request_digest=exchanged.sent.digest,
         ).message  # fmt: skip
-        sent = type(message).from_bytes(envelope.peek(type(message), exchanged.sent.cose).payload)
-        return sent, answer

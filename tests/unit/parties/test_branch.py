@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 from click.testing import CliRunner
 
 from parties.assembly.common import KeystoreSecrets, Opened, hash_passcode
-from parties.branch import add_customer, check_passcode, reopen
+from parties.branch import add_customer, check_passcode, reopen, reopen_pin
 from parties.cli import main
 from parties.settings import load_settings
-from protocol.errors import SettingsInvalid, StorageFault, WrongState
+from protocol import envelope
+from protocol.errors import SettingsInvalid, StorageFault, UnknownAccount, WrongAudience, WrongState
+from protocol.messages.enroll import PinReopening
 from protocol.roles.bank.tables import CUSTOMERS
 from protocol.rows import Decision, Key, Unit, Update
 
@@ -88,22 +93,23 @@ def test_without_a_database_nothing_is_opened(bank):
         add_customer(bank, **GOOD)
 
 
+def put_state(bank, customer: str, state: str, **changes: int) -> None:
+    """As if the person had come so far."""
+    store = Opened.of(load_settings(bank)).store()
+
+    def decide(rows) -> Decision:
+        return Decision(writes=(Update(CUSTOMERS, replace(rows.get(CUSTOMERS, customer), state=state, **changes)),))
+
+    store.apply(Unit((Key(CUSTOMERS, (customer,)),), decide))
+    store.close()
+
+
 def test_only_a_locked_customer_is_reopened(bank):
     customer = add_customer(bank, **GOOD).customer
     for name in (customer, "u-nobody"):
         with pytest.raises(WrongState):
             reopen(bank, name)
-    opened = Opened.of(load_settings(bank))
-    store = opened.store()
-
-    def lock(rows) -> Decision:
-        from dataclasses import replace
-
-        row = replace(rows.get(CUSTOMERS, customer), state="LOCKED", wrong_entries=5)
-        return Decision(writes=(Update(CUSTOMERS, row),))
-
-    store.apply(Unit((Key(CUSTOMERS, (customer,)),), lock))
-    store.close()
+    put_state(bank, customer, "LOCKED", wrong_entries=5)
     reopen(bank, customer)
     (row,) = customers(bank)
     assert (row.state, row.wrong_entries) == ("ENROLLED", 0)
@@ -138,3 +144,45 @@ def test_reopening_by_command_is_refused_in_one_line(bank):
     ran = CliRunner().invoke(main, ["bank", "reopen", "--settings", str(bank), "u-nobody", "--json"])
     assert ran.exit_code == 1
     assert '"error": "WRONG_STATE"' in ran.stdout
+
+
+@pytest.mark.parametrize("state", ["ENROLLED", "LOCKED"])
+def test_the_banks_word_is_for_one_customers_phone(bank, state):
+    customer, other = (add_customer(bank, **GOOD).customer for _ in range(2))
+    put_state(bank, customer, state)
+    opened = Opened.of(load_settings(bank))
+    word, now_s = reopen_pin(bank, customer), opened.clock.now_s()
+    facts = {"issuer": "bank-a", "now_s": now_s}
+    key = opened.keys.sign.public
+    read = envelope.open_signed(PinReopening, word, key, audience=customer, **facts)
+    assert read.message == PinReopening(user=customer)
+    assert now_s - 5 <= read.claims.issued_at_s <= now_s
+    assert read.claims.expires_at_s == read.claims.issued_at_s + 3600
+    with pytest.raises(WrongAudience):
+        envelope.open_signed(PinReopening, word, key, audience=other, **facts)
+    assert reopen_pin(bank, customer) != word  # each word reopens once
+    assert {row.customer: row.state for row in customers(bank)}[customer] == state
+
+
+def test_no_word_for_who_has_no_phone_here(bank):
+    customer = add_customer(bank, **GOOD).customer
+    for name, refusal in ((customer, WrongState), ("u-nobody", UnknownAccount), ("", UnknownAccount)):
+        with pytest.raises(refusal) as refused:
+            reopen_pin(bank, name)
+        assert refused.value.code == refusal.code
+
+
+def test_the_word_by_command(bank, tmp_path):
+    customer = add_customer(bank, **GOOD).customer
+    put_state(bank, customer, "ENROLLED")
+    out = tmp_path / "word.cose"
+    command = ["bank", "reopen-pin", "--settings", str(bank), "--json", "--out"]
+    ran = CliRunner().invoke(main, [*command, str(out), customer])
+    assert (ran.exit_code, json.loads(ran.stdout)) == (0, {"customer": customer, "approval": str(out)})
+    assert envelope.peek(PinReopening, out.read_bytes()).claims.audience == customer
+    for target, name, code in (
+        (tmp_path / "none/word", customer, "SETTINGS_INVALID"), (tmp_path / "word-2", "u-nobody", "UNKNOWN_ACCOUNT"),
+    ):  # fmt: skip
+        ran = CliRunner().invoke(main, [*command, str(target), name])
+        assert (ran.exit_code, json.loads(ran.stdout)["error"]) == (1, code)
+        assert not target.exists()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from parties.wallet.journal import Journal, drive
+from parties.wallet.journal import Journal, drive, relay
 from protocol.envelope import Wire
 from protocol.errors import FactorsInsufficient, Internal, Overloaded, ProtocolError, StorageFault, Unavailable
 from protocol.roles.wallet import Call, Exchanged
@@ -137,3 +137,25 @@ def test_a_journal_that_can_not_be_made_or_written_is_a_storage_fault(tmp_path, 
     with pytest.raises(StorageFault):
         journal.put_request("f", 0, Wire(cose=b"y"))
     assert journal.request("f", 0) == Wire(cose=b"x")
+
+
+def test_a_flow_about_this_moment_is_relayed_and_kept_nowhere(journal, tmp_path):
+    peer = Peer(b"a", b"b", b"c")
+    assert relay(flow(b"x"), peer, secure_element="phone-1") == b"x-0>a;x-1>b;x-2>c;"
+    assert [name for name, _, _ in peer.sent] == ["bank-a", "phone-1", "bank-a"]
+    assert journal.unfinished() == ()
+
+
+@pytest.mark.parametrize("fault", [Unavailable, Overloaded, Internal])
+def test_a_lost_answer_is_asked_for_once_more_by_the_same_bytes(fault):
+    peer = Peer(fault(), b"a", fault(), fault())
+    with pytest.raises(fault):
+        relay(flow(b"x"), peer, secure_element="phone-1")
+    assert [cose for _, _, cose in peer.sent] == [b"x-0", b"x-0", b"x-1", b"x-1"]
+
+
+def test_a_refusal_is_not_asked_for_again():
+    peer = Peer(FactorsInsufficient())
+    with pytest.raises(FactorsInsufficient):
+        relay(flow(b"x"), peer, secure_element="phone-1")
+    assert len(peer.sent) == 1

@@ -1,0 +1,1 @@
+"""The merchant's counter: the lane between reader, till and TSM."""

@@ -1,0 +1,37 @@
+"""How a sale leaves the lane: canceled before anything was asked, or owed a reversal after it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from protocol.card import outcome
+from protocol.messages.pay import ReversalReason
+from protocol.messages.till import SaleProgress
+from protocol.roles.merchant.tables import SaleRow
+
+CANCELED: Final = "Canceled"
+"""The display after the till called a sale off; EMV has no message for it."""
+
+
+def end(sale: SaleRow, progress: SaleProgress, ended: outcome.Outcome, display: str = "") -> SaleRow:
+    """Off the lane, and without the chip's data: nothing is asked about them any more."""
+    return replace(
+        sale, progress=progress.value, lane=sale.sale, outcome=ended.kind.name, display=display or ended.ui.text,
+        request=b"", cryptogram=b"",
+    )  # fmt: skip
+
+
+def cancel(sale: SaleRow) -> SaleRow:
+    """Nothing was asked of the TSM, so nothing has to be taken back."""
+    return replace(sale, progress=SaleProgress.CANCELED.value, lane=sale.sale, display=CANCELED)
+
+
+def owe(sale: SaleRow, display: str = "") -> SaleRow:
+    """Declined for the customer at once; the TSM is told until it acknowledges."""
+    return end(sale, SaleProgress.EXPECT_REVERSAL, outcome.DECLINED, display)
+
+
+def reason_of(sale: SaleRow) -> ReversalReason:
+    """Why it is taken back: an approval is voided; anything else had no answer that counts."""
+    return ReversalReason.VOID if sale.receipt else ReversalReason.NO_ANSWER

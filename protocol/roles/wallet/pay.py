@@ -1,0 +1,93 @@
+"""PAY and RENEW as the phone runs them, outside the tap itself (design §3).
+
+None of these flows talks to a bank: a question at each purchase would tell the bank when its customer pays. The SE
+measures the phone by itself when a card is opened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from protocol import envelope
+from protocol.messages.se import (
+    Opening,
+    Pool,
+    SeOpenCard,
+    SeOpening,
+    SePin,
+    SeReopenPin,
+    SeSetPin,
+    SeState,
+    SeStatus,
+    SeVerifyPin,
+)
+from protocol.roles.wallet.flows import issue_cards
+from protocol.roles.wallet.session import Flow, Wallet
+from protocol.types import MAX_CARDS
+
+RENEW_BEFORE_S: Final = 24 * 3600
+"""Cards are replaced a day before the first of them expires: a phone that renews daily never runs dry."""
+
+
+def open_card(wallet: Wallet, *, tid: str, ceiling_minor: int) -> Flow[Opening]:
+    """TW-S2: open a card of `tid` for one purchase of at most `ceiling_minor` minor units."""
+    command = SeOpenCard(tid=tid, ceiling_minor=ceiling_minor)
+    return (yield from wallet.command("OpenCard", command, SeOpening)).opening
+
+
+def close_card(wallet: Wallet, *, tid: str) -> Flow[Opening]:
+    """Take the consent back; whatever taps next finds no card."""
+    return (yield from open_card(wallet, tid=tid, ceiling_minor=0))
+
+
+def verify_pin(wallet: Wallet, *, pin: str, shown: Opening) -> Flow[Opening]:
+    """TW-S3: the PIN for what the person was `shown`; the SE refuses if another tap has come since."""
+    command = SeVerifyPin(
+        pin=pin, amount_minor=shown.amount_minor, currency=shown.currency, merchant=shown.merchant,
+        terminal=shown.terminal,
+    )  # fmt: skip
+    return (yield from wallet.command("VerifyPin", command, SeOpening)).opening
+
+
+def set_pin(wallet: Wallet, *, old: str, new: str, personal: tuple[str, ...]) -> Flow[SePin]:
+    """TW-G3a, CN-4: the first PIN (`old` empty) or another; unlike the digits in `personal`, which nobody keeps."""
+    return (yield from wallet.command("SetPin", SeSetPin(old=old, new=new, personal=personal), SePin))
+
+
+def reopen_pin(wallet: Wallet, *, bank: str, approval: bytes) -> Flow[SePin]:
+    """TW-G3b: hand the SE the bank's signed word (`PinReopening`); a new PIN is set next."""
+    return (yield from wallet.command("ReopenPin", SeReopenPin(bank=bank, approval=approval), SePin))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewed:
+    """What RENEW found ready, and how many cards it had issued."""
+
+    tid: str
+    ready: int
+    issued: int
+
+
+def renew_cards(
+    wallet: Wallet, *, tsm: str, tid: str, pool: int, renew_before_s: int = RENEW_BEFORE_S
+) -> Flow[Renewed]:
+    """RENEW: fill the account's cards up to `pool` (1 … 32), and see to a successor before the first expires.
+
+    An account that is not active is refused by the SE, as in `issue_cards`.
+    """
+    exchanged = yield from wallet.ask("Status", SeStatus())
+    held = wallet.answer(exchanged, SeState)
+    # A flow that is run again must decide as it did: by the time at which it asked, not by the time it is now.
+    asked_at_s = envelope.peek(SeStatus, exchanged.sent.cose).claims.issued_at_s
+    found = next((own for own in held.pools if own.tid == tid), Pool(tid=tid, ready=0, first_expires_at_s=0))
+    missing = _missing(found, pool, asked_at_s + renew_before_s)
+    if missing:
+        yield from issue_cards(wallet, tsm=tsm, tid=tid, number=missing)
+    return Renewed(tid=tid, ready=found.ready, issued=missing)
+
+
+def _missing(found: Pool, pool: int, until_s: int) -> int:
+    if found.ready >= pool:
+        return 1 if found.first_expires_at_s <= until_s else 0
+    return min(pool - found.ready, MAX_CARDS)
