@@ -125,7 +125,7 @@ class Pool:
 
     tid: str
     ready: int
-    first_expires_at_s: int
+    expires_at_s: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

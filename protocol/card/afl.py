@@ -7,9 +7,9 @@ record that is not signed may hold certificates only, which prove themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from protocol.card import tlv
 from protocol.errors import CardDataInvalid, Oversize
@@ -96,10 +96,31 @@ class CardFiles:
         return self.data[tag]
 
 
+class Placed(Protocol):
+    """A record with its place, ours or a message's."""
+
+    @property
+    def sfi(self) -> int: ...
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def data(self) -> bytes: ...
+
+
+def by_place(records: Sequence[Placed]) -> dict[tuple[int, int], bytes]:
+    """(file, record) → bytes. Raises: CardDataInvalid when a place is named twice, so that neither stands for both."""
+    placed = {(record.sfi, record.number): record.data for record in records}
+    if len(placed) != len(records):
+        raise CardDataInvalid("two records have one place")
+    return placed
+
+
 def read_files(afl: Afl, records: Mapping[tuple[int, int], bytes], *, aip: bytes) -> CardFiles:
     """Walk the locator over `records`, keyed (file, record).
 
-    Raises: CardDataInvalid (missing record, doubled object, unsigned data, AIP not covered); Oversize.
+    Raises: CardDataInvalid (missing or unnamed record, doubled object, unsigned data, AIP not covered); Oversize.
     """
     data: dict[int, bytes] = {}
     signed_part = b""
@@ -116,6 +137,8 @@ def read_files(afl: Afl, records: Mapping[tuple[int, int], bytes], *, aip: bytes
         if signed:
             # Book 3 §10.3: in files 1 to 10 the template's tag and length are not part of the signed data.
             signed_part += template.value
+    if len(records) != sum(1 for _ in afl.walk()):
+        raise CardDataInvalid("there are records that the file locator does not name")
     # Book 3 §10.3: the tag list may name the AIP only, whose value then ends the signed data.
     if data.get(TAG_LIST) != AIP:
         raise CardDataInvalid("application interchange profile is not among the signed data")

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Final, TypeAlias, TypeVar
 
 from protocol.card import outcome, tlv
-from protocol.card.afl import MAX_RECORDS, Afl, Record
+from protocol.card.afl import MAX_RECORDS, Afl, Record, by_place
 from protocol.card.answers import Cryptogram, collect, parse_cryptogram, parse_options
 from protocol.card.apdu import Command, Ins, Response, Sw
 from protocol.card.chain import VerifiedCard, verify_card
@@ -187,7 +187,7 @@ def _authenticate(terminal: Terminal, sale: Sale, application: _Application) -> 
             aid=application.aid,
             aip=application.aip,
             afl=application.afl,
-            records={(record.sfi, record.number): record.data for record in application.records},
+            records=by_place(application.records),
             ca_keys=terminal.ca_keys,
             today=sale.date,
         )

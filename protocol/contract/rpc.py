@@ -103,4 +103,6 @@ QUOTE: Final = (
     "EVIDENCE_MALFORMED", "QUOTE_SIGNATURE_INVALID", "QUOTE_NOT_FRESH", "PCR_SELECTION_INVALID",
     "MEASUREMENT_LIST_MISMATCH", "PLATFORM_CHANGED",
 )  # fmt: skip
+"""What appraising a quote can refuse."""
 PARTY: Final = ("UNKNOWN_KEY", "UNKNOWN_ACCOUNT")
+"""What looking up a party, and what is kept of it, can refuse."""

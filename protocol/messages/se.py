@@ -14,6 +14,7 @@ from protocol.messages.attest import ReasonCode
 from protocol.messages.enroll import BRANCH_CODE
 from protocol.messages.merchant import MERCHANT, TERMINAL
 from protocol.schema import (
+    MAX_TIME_S,
     Bytes,
     Choice,
     Currency,
@@ -35,6 +36,7 @@ from protocol.types import MAX_CARDS, Purpose
 MAX_CARRIED = 256 * 1024
 MAX_READY = 1024
 PIN = Text(12, "[0-9]{4,12}")
+TIME = Uint(MAX_TIME_S)
 Carried: TypeAlias = Annotated[bytes, Bytes(1, MAX_CARRIED)]
 """A COSE object that the wallet carries between the SE and a peer."""
 
@@ -364,12 +366,12 @@ class SeOpening(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool(Record):
-    """An account's cards that are ready to be used, and until when the first of them is (0: none)."""
+    """An account's cards that are ready to be used: how many, and until when each is, the first to expire first."""
 
     NAME: ClassVar[str] = "pool"
     tid: Identifier
     ready: Annotated[int, Uint(MAX_READY)]
-    first_expires_at_s: TimeS
+    expires_at_s: Annotated[tuple[int, ...], Many(TIME, 0, MAX_READY)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

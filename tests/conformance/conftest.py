@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conformance.bridge import Bridge
 from conformance.bundle import Bundle
 from conformance.calls import Connection
 from conformance.phone import Account, Phone
@@ -149,3 +150,14 @@ def wallet(bundle: Bundle, to_tsm: Connection) -> Wallet:
 @pytest.fixture
 def registered(wallet: Wallet, played_bank: PlayedBank) -> Registered:
     return Registered(wallet, played_bank)
+
+
+# --- the secure element ----------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def bridge(targets: dict[str, str]) -> Iterator[Bridge]:
+    """Our secure element and applet: no other one can be reached, so only where ours are tested."""
+    if targets:
+        pytest.skip("no secure element is tested")
+    ours = Bridge()
+    yield ours
+    ours.close()

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from conformance.bundle import Tested
-from conformance.calls import Connection
 from conformance.payloads import PAYLOADS
 from conformance.wire import Key, Signed, Signer, decrypt, envelope_digest, sign, unseal, verify
 
 R = TypeVar("R")
 Open = Callable[[bytes, bytes], R]
 """Opens a reply: its `cose`, and the digest of the request."""
+
+
+class Post(Protocol):
+    """A way to one party: `calls.Connection` over gRPC, `bridge.Line` to parties of ours in one process."""
+
+    def call(self, rpc: str, cose: bytes, session: bytes = b"", /) -> bytes:
+        """The reply's `cose`. Raises: Refusal."""
 
 
 def as_it_is(signed: bytes) -> bytes:
@@ -26,7 +32,7 @@ class Draft(Generic[R]):
     """One request: what is signed, by whom, how it is wrapped, and how its reply is opened."""
 
     rpc: str
-    to: Connection
+    to: Post
     audience: str
     signer: Signer
     name: str

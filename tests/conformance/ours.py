@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+USES = 3
+"""Purchases of one card, by the TSM's setting: with one only, a used opening could not be told from a used-up card."""
 START_S = 30.0
 STOP_S = 10.0
 
@@ -32,6 +34,10 @@ class Servers:
         environment = folder / "environment"
         self.bundle = folder / "bundle"
         tapveil("init", str(environment), "--phones", "0", "--merchants", "0", "--base-port", "0", "--json")
+        settings = environment / "tsm-1" / "settings.toml"
+        plain = settings.read_text()
+        assert "card_uses = 1\n" in plain
+        settings.write_text(plain.replace("card_uses = 1\n", f"card_uses = {USES}\n"))
         self._processes = [self._launch(environment, "bank", "bank-a"), self._launch(environment, "tsm", "tsm-1")]
         try:
             tapveil("conformance", "bundle", str(environment), str(self.bundle), "--json")

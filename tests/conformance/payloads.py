@@ -1,4 +1,4 @@
-"""The payloads of what bank and TSM sign (proto/payloads.cddl, sections 5 and 6), to check replies field by field."""
+"""The payloads of what bank, TSM and SE sign (proto/payloads.cddl, sections 5 and 6), to check replies by field."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ PURPOSE = text("enroll|install|report|launch|account")
 CARD = record(
     pan=text("[0-9]{19}"), expires_at_s=TIME, limit_minor=MINOR, currency=CURRENCY,
     controls=record(
-        uses=number(1_000_000), per_use_minor=MINOR, total_minor=MINOR, channel=text("[a-z-]+", 16)
+        uses=number(1_000_000), per_use_minor=MINOR, total_minor=MINOR, verify_above_minor=MINOR,
+        channel=text("[a-z-]+", 16),
     ),
     icc_certificate=octets(1, 512),
     emv=record(
@@ -91,6 +92,21 @@ CARD = record(
     ),
     k_ac=octets(16),
 )  # fmt: skip
+
+SALE = octets(16)
+TERMINAL = text("[A-Z0-9]{8}")
+DECIDED = record(
+    sale=SALE, verdict=text("approved|declined|verify"), merchant=IDENTIFIER, terminal=TERMINAL,
+    pan=text("([0-9]{19})?"), atc=number(0xFFFF), unpredictable=octets(0, 4), amount_minor=MINOR,
+    currency=text("([A-Z]{3})?"), issuer_data=octets(0, 32), cryptogram=octets(0, 8), response_code=text("[0-9]{2}"),
+    arpc=octets(0, 8),
+)  # fmt: skip
+OPENING = record(
+    state=text("CLOSED|OPEN|EXPECT_PIN|VERIFIED|TAPPED"), ceiling_minor=MINOR, expires_at_s=TIME, amount_minor=MINOR,
+    currency=text("([A-Z]{3})?"), merchant=text("[ -~]*", 15), terminal=text("[ -~]*", 8),
+    merchant_name=text("[ -~]*", 40),
+)  # fmt: skip
+NAME = text("[a-z0-9.-]+")
 
 PAYLOADS: dict[str, Check] = {
     "challenge": record(n_b=NONCE),
@@ -127,5 +143,17 @@ PAYLOADS: dict[str, Check] = {
     "card-challenge": record(tid=IDENTIFIER, n_u=NONCE, n_t=NONCE),
     "cards-issued": record(tid=IDENTIFIER, n_u=NONCE, n_t=NONCE, cards=many(CARD, 1, 32)),
     "cards-active": record(tid=IDENTIFIER, n_t=NONCE, number=number(32)),
-    "signed-on": record(terminal=text("[A-Z0-9]{8}"), terminal_key=POINT, expires_at_s=TIME),
+    "signed-on": record(terminal=TERMINAL, terminal_key=POINT, expires_at_s=TIME),
+    "authorization-decision": record(decided=DECIDED),
+    "authorization-decisions": record(decided=many(DECIDED, 1, 32)),
+    "reversed": record(sale=SALE, amount_minor=MINOR, currency=text("([A-Z]{3})?")),
+    "refunded": record(sale=SALE, refund=SALE, amount_minor=MINOR, refunded_minor=MINOR, currency=CURRENCY),
+    "se-opening": record(opening=OPENING),
+    "se-pin": record(state=text("[A-Z_]+", 32), entries_left=number(16)),
+    "se-state": record(
+        open=flag, banks=many(NAME, 0, 16), aids=many(NAME, 0, 64), tids=many(NAME, 0, 64),
+        cards=many(text("[0-9*]{19}"), 0, 1024),
+        pools=many(record(tid=IDENTIFIER, ready=number(1024), expires_at_s=many(TIME, 0, 1024)), 0, 64),
+        pin=text("[A-Z_]+", 32), opening=OPENING,
+    ),
 }  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 from conformance.bundle import Bundle, Played, Tested
 from conformance.calls import Connection
-from conformance.drafts import Draft, checked, keyed_reply, sealed_reply, signed_reply
+from conformance.drafts import Draft, Post, checked, keyed_reply, sealed_reply, signed_reply
 from conformance.emv import CardKey
 from conformance.phone import Account
 from conformance.wire import (
@@ -73,7 +73,7 @@ class Wallet:
     """One TID: its keys in the SE, and the anonymous channel to the TSM."""
 
     tsm: Tested
-    connection: Connection
+    connection: Post
     tid: str = field(default_factory=lambda: f"t-{os.urandom(16).hex()}")
     sk_tid: Key = field(default_factory=Key.new)
     dk_tid: Key = field(default_factory=Key.new)
@@ -263,7 +263,7 @@ class PlayedTsm:
         )  # fmt: skip
 
 
-def sign_on(tsm: Tested, merchant: Played, connection: Connection, **fields: Any) -> Draft[Signed]:
+def sign_on(tsm: Tested, merchant: Played, connection: Post, **fields: Any) -> Draft[Signed]:
     """A terminal signs on with a key of its own."""
     payload = {
         "merchant_name": "Conformance", "merchant_identifier": "CONFORMANCE0001",

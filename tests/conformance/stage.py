@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from conformance.bundle import Bundle
+from conformance.emv import CardKey
+from conformance.emv_card import PlayedCard
 from conformance.phone import Phone
 from conformance.played import PlayedBank
 from conformance.service import Offer, Wallet
@@ -72,9 +76,9 @@ def user_in(certificate: bytes) -> str:
 class Registered:
     """A service account at the TSM, with the played bank's account that pays."""
 
-    def __init__(self, wallet: Wallet, bank: PlayedBank, maximum_minor: int = 0) -> None:
+    def __init__(self, wallet: Wallet, bank: PlayedBank, maximum_minor: int = 0, limit_minor: int = 500_000) -> None:
         self.wallet = wallet
-        self.account = bank.account()
+        self.account = replace(bank.account(), limit_minor=limit_minor)
         self.offer: Offer = wallet.offer()
         self.reply = wallet.prove(self.account, self.offer, maximum_minor=maximum_minor).send()
 
@@ -82,3 +86,13 @@ class Registered:
         """CARD-1 and CARD-2: N_U and N_T."""
         n_u = os.urandom(32)
         return n_u, self.wallet.request_cards(self.offer, n_u).send()["n_t"]
+
+    def cards(self, number: int = 1, *, active: bool = True) -> list[PlayedCard]:
+        """CARD-1 to CARD-5, or to CARD-4: cards of this account."""
+        with ThreadPoolExecutor() as pool:
+            keys = list(pool.map(lambda _: CardKey.new(), range(number)))
+        n_u, n_t = self.session()
+        issued = self.wallet.card_keys(self.account, self.offer, n_u, n_t, keys).send()["cards"]
+        if active:
+            self.wallet.activate_cards(self.offer, n_t, [card["pan"] for card in issued]).send()
+        return [PlayedCard(key, card) for key, card in zip(keys, issued, strict=True)]

@@ -23,6 +23,7 @@ from conformance.emv import CardKey
 from conformance.phone import Certified, Phone
 from conformance.played import PlayedBank
 from conformance.service import PlayedTsm, Wallet, sign_on
+from conformance.shop import Shop
 from conformance.stage import Phones, Registered
 from conformance.wire import DAY_S, ORDER, Key, Signed, Signer, decode, encode, head, media_type
 
@@ -44,6 +45,10 @@ STEPS = {
     "Tsm.IssueCards": "CARD_3",
     "Tsm.ActivateCards": "CARD_5",
     "Tsm.SignOn": "sign_on",
+    "Tsm.Authorize": "PAY",
+    "Tsm.AuthorizeBatch": "PAY_batch",
+    "Tsm.Reverse": "PAY_reversal",
+    "Tsm.Refund": "PAY_refund",
 }
 IDS = [f"{step}-{rpc}" for rpc, step in STEPS.items()]
 STATELESS = {"Tsm.OpenAccount"}
@@ -170,6 +175,30 @@ class Scenes:
 
     def sign_on(self) -> Draft[Signed]:
         return sign_on(self.bundle.tsm, self.bundle.merchants[0], self.shop)
+
+    @cached_property
+    def terminal(self) -> Shop:
+        return Shop(self.bundle.tsm, self.bundle.merchants[0], self.shop).ready()
+
+    def purchase(self) -> dict[str, Any]:
+        (card,) = self.registered().cards()
+        return card.pay(self.terminal.values(100))
+
+    def authorize(self) -> Draft[Signed]:
+        return self.terminal.authorize(self.purchase())
+
+    def authorize_batch(self) -> Draft[Signed]:
+        return self.terminal.authorize_batch([self.purchase()])
+
+    def reverse(self) -> Draft[Signed]:
+        purchase = self.purchase()
+        assert self.terminal.decide(purchase)["verdict"] == "approved"
+        return self.terminal.reverse(purchase["sale"])
+
+    def refund(self) -> Draft[Signed]:
+        purchase = self.purchase()
+        assert self.terminal.decide(purchase)["verdict"] == "approved"
+        return self.terminal.refund(purchase["sale"], 1)
 
 
 @pytest.fixture(scope="module")
@@ -484,7 +513,9 @@ def all_at_once(number: int, call: Callable[[int], Any]) -> list[Any]:
         return list(pool.map(one, range(number)))
 
 
-@pytest.mark.parametrize("rpc", ["Bank.CertifyAccount", "Bank.ApproveGrant", "Tsm.ProveCredit", "Tsm.IssueCards"])
+@pytest.mark.parametrize("rpc", [
+    "Bank.CertifyAccount", "Bank.ApproveGrant", "Tsm.ProveCredit", "Tsm.IssueCards", "Tsm.Authorize", "Tsm.Refund",
+])  # fmt: skip
 def test_every_step_answers_duplicates_in_progress_alike(rpc: str, scenes: Scenes) -> None:
     draft = scenes.fresh(rpc)
     cose = draft.cose()

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from support.world import SOFTWARE, World, card_key
+from support.counter import Counter, applet_of, open_card, set_pin, verify_pin
+from support.shop import Stall
+from support.world import SOFTWARE, Phone, World, card_key
 
 from protocol import envelope
+from protocol.card.terminal import Terminal
 from protocol.engine import Peer
 from protocol.envelope import Signer, Stamp, Wire
-from protocol.errors import ProtocolError
+from protocol.errors import FactorLocked, PinInvalid, ProtocolError
+from protocol.messages.enroll import PinReopening
 from protocol.messages.merchant import SignOn
-from protocol.messages.se import SeMeasure, SeMeasured
+from protocol.messages.pay import Verdict
+from protocol.messages.se import SeMeasure, SeMeasured, SePin, SeReopenPin
 from protocol.messages.software import ReferenceRequest, ReleaseRequest
+from protocol.messages.till import SaleProgress
+from protocol.roles.merchant import TERMINAL_KEYS, Shop, TerminalKey, merchant_steps
+from protocol.roles.merchant.giveback import sign_refund
+from protocol.roles.merchant.lane import record_answer
+from protocol.roles.se.pin import MAX_WRONG
+from protocol.roles.tsm.party import DAY_S
 from protocol.roles.wallet import close_service, status
-from protocol.rows import Decision, Overlay, Table, Unit, Update
+from protocol.rows import Decision, Insert, Overlay, Table, Unit, Update
 from protocol.types import Role
 
 State = dict[str, Any]
@@ -116,6 +127,7 @@ class Tape(World):
 def record(tape: Tape) -> Tape:
     """Both phones through all phases; the second first, so that its values are there to be swapped in."""
     tape.add_tsm("tsm-2")
+    tape.add_provider("sp-2")
     for name in ("phone-2", "phone-1"):
         tape.start = len(tape.taken)
         phone = tape.ready(name)
@@ -127,6 +139,7 @@ def record(tape: Tape) -> Tape:
     _fetch(tape, ReleaseRequest, "SoftwareProvider.GetRelease", software=SOFTWARE)
     _fetch(tape, ReferenceRequest, "SoftwareProvider.GetReferenceValues", software=SOFTWARE, bank="bank-a")
     _sign_on(tape)
+    _pay(tape, phone, tid)
     tape.run(phone, close_service(phone.wallet, tsm="tsm-1", tid=tid))
     for spare in range(12):
         card_key(spare)
@@ -150,3 +163,73 @@ def _sign_on(tape: Tape) -> None:
     stamp = Stamp.fresh(tape.clock.now_s(), tape.entropy)
     signed = envelope.sign(tape.merchant.signer, message, audience="tsm-1", stamp=stamp)
     tape.deliver("tsm-1", "Tsm.SignOn", Wire(cose=signed), Peer(role=Role.MERCHANT, name="shop-1"))
+
+
+# --- PAY -------------------------------------------------------------------------------------------------------------
+WRONG_PIN = "9999"
+
+
+def _pay(tape: Tape, phone: Phone, tid: str) -> None:
+    """Two purchases, one by the till and one above the limit; money back for both; the PIN locked and reopened."""
+    stall = _stall(tape)
+    set_pin(tape, phone)
+    sale = stall.asked(phone, tid)
+    asked = stall.row(sale)
+    stall.apply(record_answer(stall.shop, asked, stall.to_tsm("Tsm.Authorize", asked.request), stall.now_s))
+    assert stall.state(sale).progress == SaleProgress.APPROVED
+    pending = stall.refund_row(stall.refund(sale, 1_000))
+    request = stall.apply(sign_refund(stall.shop, pending, stall.now_s, tape.entropy)).request
+    stall.to_tsm("Tsm.Refund", request)
+    stall.cancel(stall.start())
+    counter = Counter(world=tape, keys=tape.merchant, key=tape.once, terminal=stall.terminal)
+    open_card(tape, phone, tid, 25_000)
+    card = applet_of(tape, phone)
+    counter.tap(card, 25_000)
+    verify_pin(tape, phone, counter.opening(phone))
+    online = counter.tap(card, 25_000).online
+    assert online is not None
+    (decided,) = counter.authorize_batch(counter.purchase(online))
+    assert decided.verdict is Verdict.APPROVED
+    counter.reverse(decided.sale)
+    _lock(tape, phone)
+    _reopen(tape, phone)
+
+
+def _stall(tape: Tape) -> Stall:
+    """The merchant's server, with the terminal that signed on before; and another merchant's."""
+    other = Shop(
+        keys=tape.certified("shop-2", Role.MERCHANT), directory=tape.directory, merchant_name="Shop Two",
+        merchant_identifier="SHOP00000000002", terminal="TERM0002", tsm="tsm-1",
+    )  # fmt: skip
+    tape.join("shop-2", Role.MERCHANT, merchant_steps(other), other)
+    names = {"merchant_name": "Shop One", "merchant_identifier": "SHOP00000000001", "terminal": "TERM0001"}
+    shop = Shop(keys=tape.merchant, directory=tape.directory, tsm="tsm-1", **names)
+    terminal = Terminal(ca_keys=tape.parties["tsm-1"].value.emv_ca, **names)
+    party = tape.join("shop-1", Role.MERCHANT, merchant_steps(shop), shop)
+    key = TerminalKey(
+        terminal=shop.terminal, tsm=shop.tsm, private_key=tape.once.to_bytes(), request=b"",
+        expires_at_s=tape.clock.now_s() + DAY_S, state="ACTIVE",
+    )  # fmt: skip
+    party.store.apply(Unit((), lambda rows: Decision(writes=(Insert(TERMINAL_KEYS, key),))))
+    return Stall(world=tape, party=party, terminal=terminal)
+
+
+def _lock(tape: Tape, phone: Phone) -> None:
+    """Off the tape, since the entries are refused."""
+    tape.recording = False
+    for _ in range(MAX_WRONG):
+        with suppress(PinInvalid, FactorLocked):
+            set_pin(tape, phone, new="2580", old=WRONG_PIN)
+    tape.recording = True
+
+
+def pin_word(tape: World, user: str, bank: str = "bank-a", audience: str = "") -> bytes:
+    """The bank's word that the person came to the branch (TW-G3b)."""
+    stamp = Stamp.fresh(tape.clock.now_s(), tape.entropy)
+    signer = tape.parties[bank].value.keys.signer
+    return envelope.sign(signer, PinReopening(user=user), audience=audience or user, stamp=stamp)
+
+
+def _reopen(tape: Tape, phone: Phone) -> None:
+    command = SeReopenPin(bank="bank-a", approval=pin_word(tape, phone.user))
+    tape.run(phone, phone.wallet.command("ReopenPin", command, SePin))

@@ -6,6 +6,7 @@ import datetime
 from dataclasses import dataclass, replace
 
 from protocol import cose, envelope
+from protocol.card.afl import by_place
 from protocol.card.chain import verify_card
 from protocol.card.pan import mask_pan
 from protocol.card.possession import sign_possession
@@ -180,7 +181,7 @@ class InstallCardsStep(SeStep[SeInstallCards, Installing]):
             emv = card.emv
             certified = verify_card(
                 aid=emv.application, aip=emv.aip, afl=emv.afl, ca_keys=self._se.emv_ca, today=today,
-                records={(record.sfi, record.number): record.data for record in emv.records},
+                records=by_place(emv.records),
             ).icc  # fmt: skip
             own = same(sha256(certified.key.to_bytes()), blank.modulus_digest)
             if not own or certified.pan != card.pan:

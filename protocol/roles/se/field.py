@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from protocol.card.afl import by_place
 from protocol.card.rsa import PrivateKey as CardPrivateKey
 from protocol.card.tap import LoadedCard, NotOpen, SeePhone, Tap
 from protocol.crypto import sha256
@@ -152,7 +153,7 @@ def _load(row: FieldRow, card: VirtualCard) -> LoadedCard:
     emv = EmvData.from_bytes(card.records)
     return LoadedCard(
         aid=emv.application, aip=emv.aip, afl=emv.afl,
-        records={(record.sfi, record.number): record.data for record in emv.records},
+        records=by_place(emv.records),
         key=CardPrivateKey.from_bytes(card.card_key), k_ac=card.k_ac, atc=card.atc + 1, opening=row.opening,
         device_verified=row.verified, retry=row.state == OpeningState.TAPPED,
     )  # fmt: skip

@@ -51,5 +51,5 @@ class StatusStep(SeQuery[SeStatus, Held]):
 
 
 def _pool(tid: str, cards: list[VirtualCard]) -> Pool:
-    own = [card.expires_at_s for card in cards if card.tid == tid]
-    return Pool(tid=tid, ready=len(own), first_expires_at_s=min(own, default=0))
+    own = sorted(card.expires_at_s for card in cards if card.tid == tid)
+    return Pool(tid=tid, ready=len(own), expires_at_s=tuple(own))

@@ -238,7 +238,7 @@ class _Books:
         if self._met("opening_ref", asked.opening_ref()):
             return Reason.OPENING_USED
         grant, service = self._grant(card), self._service(card)
-        return why_declined(asked.proved, card, grant, service, self.tsm.policy, self.now_s)
+        return why_declined(asked.proved, card, grant, service, self.now_s)
 
     def _met(self, column: str, ref: bytes) -> bool:
         return bool(self.rows.find(PURCHASES, column, ref)) or any(getattr(row, column) == ref for row in self.made)

@@ -259,6 +259,7 @@ def _row(facts: Issuing, grant: TidEntry, position: int) -> CardRow:
         total_minor=card.controls.total_minor,
         channel=card.controls.channel,
         state="EXPECT_ACTIVATION",
+        verify_above_minor=card.controls.verify_above_minor,
         used=0,
         spent_minor=0,
     )

@@ -5,19 +5,16 @@ The checks are in the order in which they are named to the operator; any one dec
 
 from __future__ import annotations
 
-from protocol.roles.tsm.party import TsmPolicy
 from protocol.roles.tsm.purchase import Proved, Reason
 from protocol.roles.tsm.tables import CardRow, Service, TidEntry
 
 
-def why_declined(
-    proved: Proved, card: CardRow, grant: TidEntry, service: Service, policy: TsmPolicy, now_s: int
-) -> Reason | None:
+def why_declined(proved: Proved, card: CardRow, grant: TidEntry, service: Service, now_s: int) -> Reason | None:
     """The first reason against it, or None."""
-    return _against_card(proved, card, policy, now_s) or _against_account(proved, grant, service, now_s)
+    return _against_card(proved, card, now_s) or _against_account(proved, grant, service, now_s)
 
 
-def _against_card(proved: Proved, card: CardRow, policy: TsmPolicy, now_s: int) -> Reason | None:
+def _against_card(proved: Proved, card: CardRow, now_s: int) -> Reason | None:
     amount_minor = proved.tap.amount_minor
     failing = {
         Reason.CARD_INACTIVE: card.state != "ACTIVE",
@@ -25,7 +22,7 @@ def _against_card(proved: Proved, card: CardRow, policy: TsmPolicy, now_s: int) 
         Reason.CARD_USED_UP: card.used >= card.uses,
         Reason.CHANNEL_NOT_ALLOWED: proved.channel != card.channel,
         Reason.CURRENCY_NOT_ALLOWED: proved.tap.currency != card.currency,
-        Reason.VERIFICATION_MISSING: amount_minor > policy.verify_above_minor and not proved.device_verified,
+        Reason.VERIFICATION_MISSING: amount_minor > card.verify_above_minor and not proved.device_verified,
         Reason.OVER_CARD_AMOUNT: amount_minor > card.per_use_minor,
         Reason.OVER_CARD_TOTAL: card.spent_minor + amount_minor > card.total_minor,
     }

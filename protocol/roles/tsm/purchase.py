@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 from protocol.card import profile
+from protocol.card.afl import by_place
 from protocol.card.chain import VerifiedCard, verify_card
 from protocol.card.combined import CryptogramType, cryptogram_input, transaction_hash, verify_combined
 from protocol.card.cryptogram import compute_cryptogram, compute_response, derive_session_key
@@ -146,7 +147,7 @@ class PurchaseChecks:
         try:
             return verify_card(
                 aid=purchase.application, aip=purchase.aip, afl=purchase.afl, ca_keys=self._ca_keys, today=today,
-                records={(record.sfi, record.number): record.data for record in purchase.records},
+                records=by_place(purchase.records),
             )  # fmt: skip
         except (CardDataInvalid, Expired, Oversize) as exc:
             raise Implausible(Reason.CERTIFICATE_INVALID) from exc

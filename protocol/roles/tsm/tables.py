@@ -83,6 +83,7 @@ class CardRow:
     total_minor: int
     channel: str
     state: str
+    verify_above_minor: int
     used: int
     spent_minor: int
 

@@ -72,7 +72,7 @@ class Renewed:
 def renew_cards(
     wallet: Wallet, *, tsm: str, tid: str, pool: int, renew_before_s: int = RENEW_BEFORE_S
 ) -> Flow[Renewed]:
-    """RENEW: fill the account's cards up to `pool` (1 … 32), and see to a successor before the first expires.
+    """RENEW: fill the account's cards up to `pool` (1 … 32), without those that expire within `renew_before_s`.
 
     An account that is not active is refused by the SE, as in `issue_cards`.
     """
@@ -80,7 +80,7 @@ def renew_cards(
     held = wallet.answer(exchanged, SeState)
     # A flow that is run again must decide as it did: by the time at which it asked, not by the time it is now.
     asked_at_s = envelope.peek(SeStatus, exchanged.sent.cose).claims.issued_at_s
-    found = next((own for own in held.pools if own.tid == tid), Pool(tid=tid, ready=0, first_expires_at_s=0))
+    found = next((own for own in held.pools if own.tid == tid), Pool(tid=tid, ready=0, expires_at_s=()))
     missing = _missing(found, pool, asked_at_s + renew_before_s)
     if missing:
         yield from issue_cards(wallet, tsm=tsm, tid=tid, number=missing)
@@ -88,6 +88,6 @@ def renew_cards(
 
 
 def _missing(found: Pool, pool: int, until_s: int) -> int:
-    if found.ready >= pool:
-        return 1 if found.first_expires_at_s <= until_s else 0
-    return min(pool - found.ready, MAX_CARDS)
+    """Cards to make `pool` that last. Where the account ends soon new ones do not last either: twice is enough."""
+    lasting = sum(1 for expires_at_s in found.expires_at_s if expires_at_s > until_s)
+    return max(0, min(pool - lasting, 2 * pool - found.ready, MAX_CARDS))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.card import afl
-from protocol.card.afl import Afl, AflEntry, make_record, read_files
+from protocol.card.afl import Afl, AflEntry, Record, by_place, make_record, read_files
 from protocol.errors import CardDataInvalid, Oversize, ProtocolError
 
 AIP = b"\x33\x80"
@@ -93,3 +93,11 @@ def test_a_record_holds_254_bytes() -> None:
 def test_any_bytes_parse_or_are_refused(raw: bytes) -> None:
     with suppress(ProtocolError):
         assert Afl.from_bytes(raw).to_bytes() == raw
+
+
+def test_a_record_has_one_place_and_a_place_one_record():
+    first, other = Record(sfi=2, number=1, data=b"a"), Record(sfi=2, number=1, data=b"b")
+    assert by_place([first]) == {(2, 1): b"a"}
+    with pytest.raises(CardDataInvalid, match="one place") as caught:
+        by_place([first, other])
+    assert caught.value.code == "CARD_DATA_INVALID"

@@ -112,13 +112,14 @@ def peer_codes(rpc: Rpc) -> set[str]:
 def test_every_code_listed_can_be_raised(rpc: Rpc) -> None:
     step: Any = find_object(rpc.step)
     ports = (*THROUGH_PORTS.get(step, ()), *((SecureElement,) if rpc.service == "SecureElement" else ()))
-    possible = named_codes(reachable(step, *ports)) | peer_codes(rpc) | {"UNKNOWN_KEY"}
+    possible = named_codes(reachable(step, *ports)) | peer_codes(rpc) | {"UNKNOWN_KEY", step.conflict.code}
     assert set(rpc.codes) <= possible
 
 
 @pytest.mark.parametrize("rpc", RPCS, ids=lambda rpc: rpc.full_name)
 def test_every_code_raised_is_listed(rpc: Rpc) -> None:
-    assert raised_codes(reachable(find_object(rpc.step))) <= rpc.all_codes
+    step: Any = find_object(rpc.step)
+    assert raised_codes(reachable(step)) | {step.conflict.code} <= rpc.all_codes
 
 
 def test_the_reader_finds_what_is_raised_in_a_helper() -> None:

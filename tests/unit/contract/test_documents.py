@@ -37,7 +37,7 @@ def test_decisions_are_numbered_without_gaps_and_listed_in_order() -> None:
 @pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.name)
 def test_a_decision_has_its_parts_on_a_page(page: Path) -> None:
     text = page.read_text()
-    assert re.match(rf"# {page.name[:4]} \S.*\n\nStatus: (accepted|replaced by \d{{4}})\n", text)
+    assert re.match(rf"# {page.name[:4]} \S.*\n\nStatus: (accepted(; amends \d{{4}})?|replaced by \d{{4}})\n", text)
     assert re.findall(r"^## (.*)$", text, re.M)[:4] == ["Context", "Options", "Decision", "Consequences"]
     assert len(text.split()) < 450
 

@@ -251,7 +251,7 @@ def test_so_many_fields_and_no_more(environment):
 def test_a_fault_in_a_card_ends_its_own_stay_only(environment):
     class Broken(Card):
         def process(self, command: bytes) -> bytes:
-            return self._cards.made  # type: ignore[return-value]
+            return self._cards.made  # not bytes
 
     cards = Cards()
     with serving(environment, lambda: Broken(cards)) as address, phone(environment, address) as channels:

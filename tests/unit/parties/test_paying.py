@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from support.world import World
 
 from parties.channels import ApduStream
 from parties.wallet.nfc import Link
-from parties.wallet.paying import Place, confirm, pay
+from parties.wallet.paying import Place, confirm, pay, until_signaled
 from protocol.card.apdu import Ins
 from protocol.card.kernel import perform_tap, run_exchange
 from protocol.card.outcome import CardLost, Outcome
@@ -221,3 +223,16 @@ def test_what_can_not_be_opened_is_not_held_on(holding, till):
     refused(lambda: pay(holding, elsewhere, tid=holding.tid, ceiling_minor=CEILING), SettingsInvalid)
     refused(lambda: confirm(holding, elsewhere, shown=holding.opening(), pin=PIN), SettingsInvalid)
     assert {rpc for _, rpc, *_ in holding.world.calls[before:]} == {"SecureElement.Status"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_takes_the_phone_away(holding, till, number):
+    before = signal.getsignal(number)
+    with until_signaled() as stopped:
+        where = Place(reader=till.reader, seconds=30, stopped=stopped)
+        soon = threading.Timer(0.3, os.kill, (os.getpid(), number))
+        soon.start()
+        refused(lambda: pay(holding, where, tid=holding.tid, ceiling_minor=CEILING), Unavailable, "no terminal tapped")
+        soon.join()
+    assert signal.getsignal(number) is before
+    assert holding.opening().state is OpeningState.CLOSED

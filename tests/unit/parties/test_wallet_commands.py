@@ -193,7 +193,7 @@ def test_the_client_does_what_the_commands_do(phone, tmp_path):
     client = PhoneClient(phone.folder)
     state = {
         "open": True, "banks": ["bank-a"], "aids": [], "tids": ["t-1"], "cards": [], "pin": "ACTIVE",
-        "pools": [{"tid": "t-1", "ready": 2, "first_expires_at_s": 7}], "opening": CLOSED,
+        "pools": [{"tid": "t-1", "ready": 2, "expires_at_s": [7, 9]}], "opening": CLOSED,
     }  # fmt: skip
     phone.answers(
         ASKED, TAPPED, TAPPED, CLOSED, PIN_STATE, {"state": "EXPECT_NEW", "entries_left": 5},
@@ -209,7 +209,7 @@ def test_the_client_does_what_the_commands_do(phone, tmp_path):
     assert client.reopen_pin(tmp_path / "word").state == "EXPECT_NEW"
     assert client.renew("t-1", pool=4) == Renewed(tid="t-1", ready=2, issued=6)
     held = client.status(paying=True)
-    assert (held.pools, held.pin) == ((Pool(tid="t-1", ready=2, first_expires_at_s=7),), "ACTIVE")
+    assert (held.pools, held.pin) == ((Pool(tid="t-1", ready=2, expires_at_s=(7, 9)),), "ACTIVE")
     assert held.opening == Tap(**CLOSED)
     assert phone.said()[:5] == [
         PAY, [["confirm", *READER, *SHOWN], "7351\n"], [[*PAY[0][:-1], "5"], "7351\n"], CLOSE,

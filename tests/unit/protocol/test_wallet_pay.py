@@ -193,11 +193,11 @@ def step(paying: Paying, flow, asked: Call | None) -> Call:
 def test_a_successor_is_there_before_the_first_expires(paying):
     (held,) = paying.held().pools
     clock: FixedClock = paying.world.clock
-    assert paying.renew(1, renew_before_s=held.first_expires_at_s - clock.now_s() - 120).issued == 0
-    clock.time_s = held.first_expires_at_s - RENEW_BEFORE_S + 60
+    assert paying.renew(1, renew_before_s=held.expires_at_s[0] - clock.now_s() - 120).issued == 0
+    clock.time_s = held.expires_at_s[0] - RENEW_BEFORE_S + 60
     assert paying.world.launch(paying.phone) == ""
     assert paying.renew(1).issued == 1
-    clock.time_s = held.first_expires_at_s + 1
+    clock.time_s = held.expires_at_s[0] + 1
     assert [pool.ready for pool in paying.held().pools] == [1]
 
 
@@ -219,7 +219,7 @@ def test_a_flow_that_was_cut_off_decides_as_it_did(paying):
     with pytest.raises(StopIteration) as done:
         first.send(answered)
     assert done.value.value.issued == 0
-    before_s = held.first_expires_at_s - paying.world.clock.now_s() - 90
+    before_s = held.expires_at_s[0] - paying.world.clock.now_s() - 90
     paying.world.clock.time_s += 1800
     again = renew_cards(paying.wallet, tsm="tsm-1", tid=paying.tid, pool=1, renew_before_s=before_s)
     next(again)

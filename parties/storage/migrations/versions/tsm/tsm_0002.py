@@ -44,6 +44,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("merchant", "refund", name=op.f("pk_refunds")),
     )
     with op.batch_alter_table("cards", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("verify_above_minor", sa.BigInteger(), nullable=False, server_default="0"))
         batch_op.add_column(sa.Column("used", sa.BigInteger(), nullable=False, server_default="0"))
         batch_op.add_column(sa.Column("spent_minor", sa.BigInteger(), nullable=False, server_default="0"))
 
