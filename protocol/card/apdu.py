@@ -38,7 +38,6 @@ class Sw(IntEnum):
     """ "Command not allowed": contactless kernels take it, in answer to GET PROCESSING OPTIONS, for a word to look at
     the phone and tap again (EMV Contactless Book C-3 §5.2.2.2)."""
     WRONG_DATA = 0x6A80
-    FUNCTION_NOT_SUPPORTED = 0x6A81
     FILE_NOT_FOUND = 0x6A82
     RECORD_NOT_FOUND = 0x6A83
     WRONG_PARAMETERS = 0x6A86

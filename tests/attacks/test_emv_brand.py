@@ -39,6 +39,7 @@ from protocol.card.personalize import CardData, Issuer, personalize
 from protocol.card.profile import CardControls, CardProfile, Channel, common_expiry
 from protocol.card.risk import Tvr, encode_tvr
 from protocol.card.tap import LoadedCard
+from protocol.roles.tsm.tables import CARDS
 
 SMALL = 9_000
 OTHER_RID = bytes.fromhex("F000000001")
@@ -169,8 +170,6 @@ def clone(world: World, issuer: Issuer, victim: LoadedCard, pan: str) -> LoadedC
 
 def pan_of(world: World) -> str:
     """A number that a terminal has seen."""
-    from protocol.roles.tsm.tables import CARDS
-
     return sorted(row.pan for row in world.parties["tsm-1"].store.scan(CARDS))[0]
 
 

@@ -1,8 +1,8 @@
 """What the cardholder agreed to is what is paid: this amount, currency, merchant and terminal, once, and now.
 
-A contactless card cannot show what it signs; terminals have shown one amount and charged another since there were
-terminals (Bond, Choudary, Murdoch, Skorobogatov, Anderson 2014, "Chip and skim", call the fraud "tampered terminals").
-The phone shows PDOL data and signs them; TW-S2, TW-S3.
+A card cannot show what it signs, so a false terminal can show one amount and charge another (Drimer, Murdoch 2007,
+"Keep your enemies close"); and readers take high amounts out of pockets (Emms, Arief, Freitas, Hannon, van Moorsel
+2014, "Harvesting high value foreign currency transactions"). The phone shows PDOL data and signs them; TW-S2, TW-S3.
 """
 
 from __future__ import annotations
@@ -234,9 +234,9 @@ def closed(counter: Counter, card: Applet) -> None:
 
 
 def test_a_tap_that_nobody_opened(world: World) -> None:
-    """Attack: a reader in the crowd pays from phones in pockets ("digital pickpocketing"; Francis, Hancke, Mayes,
-    Markantonakis 2010). Powers: a terminal near the phone. Formal: pay (P7). Closed by: every command is answered 6A82
-    or 6985 until the cardholder opens a card, and again when they closed it. Variant: a phone that asks nobody pays."""
+    """Attack: a reader in the crowd takes payments from phones in pockets (Emms et al. 2014). Powers: a terminal near
+    the phone. Formal: pay (P7). Closed by: every command is answered 6A82 or 6985 until the cardholder opens a card,
+    and again when they closed it. Variant: a phone that asks nobody pays."""
     phone, tid = shopper(world)
     counter = Counter.open(world)
     card = applet_of(world, phone)

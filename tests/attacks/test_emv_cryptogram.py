@@ -1,10 +1,13 @@
 """What an approval is made of: an ARQC inside an SDAD over this very exchange, and the TSM's word; never less.
 
-Cards that answer anything to anybody were built as soon as there were offline terminals ("yes cards"); a signature over
-less than the whole exchange let others splice it (Roland, Langer 2013; Basin, Sasse, Toro-Pozo 2021).
+Cards that approve anything ("yes cards") came with offline terminals. Where the cryptogram is not under the signature
+that a terminal checks, goods are taken on one that the issuer will refuse (Basin, Sasse, Toro-Pozo 2021, "The EMV
+standard: break, fix, verify"), and what a card says it can do is lowered (Roland, Langer 2013, downgrade).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 from support.counter import Counter, applet_of, changed, open_card
@@ -35,6 +38,7 @@ from support.world import World
 from protocol.card import profile, tlv
 from protocol.card.apdu import Command, Ins, Response
 from protocol.card.applet import Applet
+from protocol.card.chain import VerifiedCard
 from protocol.card.combined import CryptogramType
 from protocol.card.dynamic import encode_number, sign_dynamic
 from protocol.card.outcome import Kind
@@ -43,6 +47,8 @@ from protocol.card.risk import Tvr, encode_tvr
 from protocol.card.transaction import Transaction
 from protocol.commitments import possession_digest
 from protocol.errors import CardKeyInvalid
+from protocol.messages.pay import EmvPurchase
+from protocol.roles.tsm.purchase import PurchaseChecks
 
 SMALL = 9_000
 FLOOR = encode_tvr(Tvr.FLOOR_LIMIT_EXCEEDED)
@@ -190,24 +196,40 @@ def test_the_signature_stripped(world: World) -> None:
     assert won(counter, again(world, unsigned)) == SMALL
 
 
+class AnyProfile(PurchaseChecks):
+    """A TSM that does not hold the AIP against the certificate."""
+
+    def verify_chain(self, purchase: EmvPurchase, today: Any) -> VerifiedCard:
+        return super().verify_chain(changed(purchase, aip=profile.AIP), today)
+
+
 def test_cda_taken_out_of_the_profile(world: World) -> None:
     """Attack: the bit for CDA is taken out of the AIP, so that the terminal does not ask for a signature (downgrade,
     as Barisani, Bianco, Laurie, Franken 2011 did with the CVM list). Powers: network at the counter. Closed by: a card
-    without CDA is declined; and the AIP is under the card's certificate. Variant: a terminal that believes it, and a
-    TSM that checks neither chain's data nor signature, is the stripped signature above."""
+    without CDA is declined; the AIP is under the card's certificate; and the ARQC covers it. Variant: a terminal that
+    believes it, and a TSM that checks none of the three, pays without a signature."""
     phone, tid = shopper(world)
     counter = Counter.open(world)
     open_card(world, phone, tid, SMALL)
+
+    def lowered(aip: bytes) -> Wedge:
+        answers = {Ins.GET_PROCESSING_OPTIONS: lambda answer: with_object(answer, 0x82, aip)}
+        return Wedge(applet_of(world, phone), answers=answers)
+
     for aip, found in ((b"\x32\x80", Tvr.AUTHENTICATION_NOT_PERFORMED), (b"\x23\x80", Tvr.CDA_FAILED)):
-        lowered = Wedge(
-            applet_of(world, phone),
-            answers={Ins.GET_PROCESSING_OPTIONS: lambda answer, aip=aip: with_object(answer, 0x82, aip)},
-        )
-        ended = counter.tap(lowered, SMALL)
+        ended = counter.tap(lowered(aip), SMALL)
         assert (ended.kind, ended.online) == (Kind.DECLINED, None)
-        assert int.from_bytes(ended.tvr, "big") & found
-    purchase = crooked_tap(counter, applet_of(world, phone), SMALL).purchase(counter)
-    expect(counter, changed(purchase, aip=b"\x32\x80"), "CERTIFICATE_INVALID")
+        assert ended.tvr == encode_tvr(Tvr.FLOOR_LIMIT_EXCEEDED | found)
+    taken = crooked_tap(counter, lowered(b"\x32\x80"), SMALL, reference=CryptogramType.ARQC)
+    assert (taken.aip, taken.given.signature) == (b"\x32\x80", None)
+    purchase = taken.purchase(counter)
+    expect(counter, purchase, "CERTIFICATE_INVALID")
+    weaken(world, AnyProfile)
+    expect(counter, again(world, purchase), "SIGNATURE_INVALID")
+    weaken(world, AnyProfile, NoSignature)
+    expect(counter, again(world, purchase), "CRYPTOGRAM_INVALID")
+    weaken(world, AnyProfile, NoSignature, NoCryptogram)
+    assert won(counter, again(world, purchase)) == SMALL
 
 
 # --- signatures of another kind ------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Money back: a reversal that overtakes its purchase, and whose purchases a merchant may take back or refund.
 
-Reversals that nobody authenticated let fraudsters keep goods and money (Anderson 2008, "Security Engineering", §10 on
-reversal races). Design §3 PAY: stored and forwarded until acknowledged, under the terminal's key.
+Reversals race the requests they reverse, and refunds create money where nobody adds them up. Design §3 PAY: reversals
+are stored and forwarded until acknowledged; all is under the terminal's own key.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Who is paid: the merchant that the phone showed, at a terminal whose key the TSM knows (CN-5, CN-14).
 
-What a terminal says of itself was never authenticated in EMV; phones and receipts showed whatever a terminal liked
-(Galloway, Yunusov 2019, on merchants' data altered on the way; Basin, Sasse, Toro-Pozo 2021). Formal: pay_NONAME.
+EMV cards authenticate no terminal: a false one says of itself what it likes (Drimer, Murdoch 2007; Bond et al. 2014
+harvest cryptograms with one). Here what it says is signed by the card, and compared with its registration.
 """
 
 from __future__ import annotations
@@ -119,12 +119,9 @@ class AnyKeyOfTheMerchant(Opens):
 
     def open(self, wire: Wire, ctx: Context) -> Incoming[Authorizing]:
         kid = envelope.peek(Authorization, wire.cose).kid
-        (signer,) = (row for row in self._tsm_rows(ctx) if row.kid_terminal == kid)
+        (signer,) = (row for row in ctx.store.scan(TERMINALS) if row.kid_terminal == kid)
         incoming = self.believe(wire, ctx, signer)
         return replace(incoming, facts=replace(incoming.facts, terminal=self.named(wire, ctx)))
-
-    def _tsm_rows(self, ctx: Context) -> Any:
-        return ctx.store.scan(TERMINALS)
 
 
 class OldKeys(Opens):

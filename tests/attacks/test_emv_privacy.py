@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from support.counter import TSM, Counter, changed, open_card
-from support.skimmer import NoLimit, OwnCard, applet, crooked_tap, loaded, phone_applet, shopper
+from support.skimmer import Altered, NoLimit, OwnCard, applet, crooked_tap, loaded, phone_applet, shopper
 from support.world import World
 
 from protocol.messages.pay import Authorization, AuthorizationDecision, Decided, EmvPurchase, Verdict
@@ -121,13 +121,14 @@ class Chatty(AuthorizeStep):
 
 def test_a_failed_check_does_not_say_which(world: World) -> None:
     """Attack: a merchant uses the TSM as an oracle for which part of a forgery was right, or which numbers exist.
-    Powers: the merchant; a broken SE for a wrong kAC. Closed by: whatever does not verify is answered in the same bytes,
-    with nothing vouched for. Variant: a TSM with a code for each check tells all of them apart."""
+    Powers: the merchant; a broken SE for a wrong kAC. Closed by: whatever does not verify is answered in the same
+    bytes, with nothing vouched for. Variant: a TSM with a code for each check tells all of them apart."""
     phone, tid = shopper(world)
     counter = Counter.open(world)
     honest = counter.ask(phone, tid, SMALL)
     wrong_key = applet(world, OwnCard(loaded(phone, k_ac=bytes(16))))
     broken = applet(world, OwnCard(loaded(phone)))
+    misnamed = crooked_tap(counter, broken, SMALL, shows={0x9F4E: b"Red Cross".ljust(40, b"\0")})
     forged = {
         "APPLICATION_UNKNOWN": changed(honest, application=b"\xa0\0\0\0\x03"),
         "CERTIFICATE_INVALID": changed(honest, records=honest.records[:-1]),
@@ -138,7 +139,7 @@ def test_a_failed_check_does_not_say_which(world: World) -> None:
         "CARD_UNKNOWN": honest,
         "CRYPTOGRAM_INVALID": crooked_tap(counter, wrong_key, SMALL).purchase(counter),
         "DATE_IMPLAUSIBLE": crooked_tap(counter, broken, SMALL, says={0x9A: b"\x20\x01\x01"}).purchase(counter),
-        "MERCHANT_MISMATCH": crooked_tap(counter, broken, SMALL, shows={0x9F4E: b"Red".ljust(40, b"\0")}).purchase(counter),
+        "MERCHANT_MISMATCH": misnamed.purchase(counter),
     }  # fmt: skip
 
     def found() -> set[bytes]:
@@ -160,18 +161,35 @@ def test_a_failed_check_does_not_say_which(world: World) -> None:
     assert len(found()) == len(forged)
 
 
+class AccountFirst(AuthorizeStep):
+    """A TSM that looks into the account before it asks for the verification."""
+
+    def decide(self, rows: Rows, facts: Authorizing, now_s: int, entropy: Entropy) -> Decision:
+        without_limit = Altered(rows, CARDS, verify_above_minor=10**9)
+        first = super().decide(without_limit, facts, now_s, entropy)
+        paid = first.reply.decided.verdict is Verdict.APPROVED
+        return super().decide(rows, facts, now_s, entropy) if paid else first
+
+
 def test_only_a_missing_verification_is_told(world: World) -> None:
-    """What the merchant must know, it is told: that the cardholder has to look at the phone (verdict "verify", "65");
-    and that before anything about the account: with no balance either, the answer is the same."""
+    """Attack: a merchant asks for amounts above the limit and reads from "verify" that there is money for them. Powers:
+    the merchant, a tap of an open phone whose SE does not ask. Closed by: "verify" ("65"), which the merchant must
+    know, is said before the account is looked into. Variant: a TSM that looks there first tells the balance."""
     phone, tid = shopper(world)
     counter = Counter.open(world)
     open_card(world, phone, tid, 25_000)
     purchase = crooked_tap(counter, phone_applet(world, phone, NoLimit), 25_000).purchase(counter)
-    found = set()
-    for change in ({"aid_limit_minor": 1}, {"state": "CLOSED"}, {}):
-        back = parallel(world, TID_LIST, **change)
-        found.add(counter.authorize(purchase).to_bytes())
-        assert counter.reason(purchase.sale) == "VERIFICATION_MISSING"
-        back()
-    assert len(found) == 1
-    assert Decided.from_bytes(found.pop()).response_code == "65"
+
+    def found() -> set[tuple[str, bytes]]:
+        answers = set()
+        for change in ({"aid_limit_minor": 1}, {"state": "CLOSED"}, {}):
+            back = parallel(world, TID_LIST, **change)
+            answer = counter.authorize(purchase)
+            answers.add((answer.response_code, answer.to_bytes()))
+            back()
+        return answers
+
+    assert [code for code, _ in found()] == ["65"]
+
+    world.swap_step(TSM, AccountFirst(world.parties[TSM].value))
+    assert sorted(code for code, _ in found()) == ["05", "65"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from support.attacker import refused
+from support.attacker import overwriting, refused
 from support.counter import Counter, applet_of, open_card
 from support.skimmer import (
     AnyCounter,
@@ -38,7 +38,7 @@ from protocol.errors import NoCard
 from protocol.ports import Entropy
 from protocol.roles.se.opening import OpenCardStep, OpeningCard
 from protocol.roles.se.tables import VIRTUAL_CARDS
-from protocol.roles.tsm.tables import CARDS, SERVICES, TID_LIST
+from protocol.roles.tsm.tables import CARDS, PURCHASES, SERVICES, TID_LIST
 from protocol.rows import Decision, Key, Rows, Table, Unit, Update
 
 SMALL = 9_000
@@ -64,18 +64,38 @@ def test_the_same_cryptogram_in_a_new_sale(world: World) -> None:
     assert charged(world) == 2 * SMALL
 
 
+class AnySale:
+    """A TSM without UNIQUE(merchant, sale)."""
+
+    def decide(self, rows: Rows, facts: Any, now_s: int, entropy: Entropy) -> Decision:
+        class Unnamed:
+            find = rows.find
+
+            def get(self, table: Table[Any], *key: Any) -> Any:
+                return None if table is PURCHASES else rows.get(table, *key)
+
+        return overwriting(super().decide(Unnamed(), facts, now_s, entropy), rows)
+
+
 def test_the_same_sale_again(world: World) -> None:
     """Attack: the same sale in another request, with the same cryptogram or a new one. Powers: the merchant; also an
-    honest one whose till repeats. Closed by: a sale is decided once (SALE_REUSED)."""
+    honest one whose till repeats. Closed by: a sale is decided once (SALE_REUSED), and a decline of it writes nothing.
+    Variant: a TSM that does not look charges one sale twice, and has lost the first."""
     phone, tid = shopper(world)
     counter = Counter.open(world)
     purchase = counter.ask(phone, tid, SMALL)
     assert won(counter, purchase) == SMALL
     other = replace(counter.ask(phone, tid, SMALL), sale=purchase.sale)
+    before = world.parties["tsm-1"].store.scan(PURCHASES)
     for repeated in (purchase, other):
         decided = counter.authorize(repeated)
         assert (decided.verdict, decided.response_code) == ("declined", "05")
-    assert (charged(world), counter.row(purchase.sale).state) == (SMALL, "APPROVED")
+        assert world.parties["tsm-1"].store.scan(PURCHASES) == before
+    assert charged(world) == SMALL
+
+    weaken(world, AnySale)
+    assert won(counter, other) == SMALL
+    assert (charged(world), counter.row(purchase.sale).amount_minor) == (2 * SMALL, SMALL)
 
 
 def test_the_same_cryptogram_at_another_merchant(world: World) -> None:
