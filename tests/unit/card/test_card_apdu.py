@@ -80,7 +80,6 @@ def test_status_words_are_those_of_the_standards() -> None:
         "CONDITIONS_NOT_SATISFIED": "6985",
         "SEE_PHONE": "6986",
         "WRONG_DATA": "6A80",
-        "FUNCTION_NOT_SUPPORTED": "6A81",
         "FILE_NOT_FOUND": "6A82",
         "RECORD_NOT_FOUND": "6A83",
         "WRONG_PARAMETERS": "6A86",

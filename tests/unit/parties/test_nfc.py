@@ -228,10 +228,10 @@ def test_the_person_takes_the_phone_away(reader):
 
 
 def test_a_tap_under_way_when_time_is_over_may_finish(reader):
-    with held(reader, Element(), seconds=1) as meeting:
+    with held(reader, Element(), seconds=3) as meeting:
         with terminal(reader) as stream:
             stream.transmit(SELECT)
-            time.sleep(1.2)
+            time.sleep(3.2)
             assert stream.transmit(GENERATE_AC) == GENERATE_AC + OK
         assert meeting.result(timeout=5) == DONE
 
