@@ -7,8 +7,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from parties.storage.prepared import Prepared
 from parties.storage.schema import column_types, searchable
 from parties.storage.sealing import Sealer
+from parties.storage.transaction import Transaction
 from protocol.errors import StorageFault
 from protocol.rows import Key, Read, Table, Value, Where
 
@@ -19,38 +21,39 @@ Change = tuple[Any, Any]
 class StoredTable:
     """Reads and writes rows of one table, a batch at a time."""
 
-    def __init__(self, table: Table[Any], metadata: sa.MetaData, sealer: Sealer) -> None:
+    def __init__(self, table: Table[Any], metadata: sa.MetaData, sealer: Sealer, dialect: sa.Dialect) -> None:
         self._table = table
         self._stored = metadata.tables[table.name]
         self._sealer = sealer
+        self._dialect = dialect
         self._types = column_types(table)
         self._searchable = searchable(table)
         self._all = sa.select(self._stored).order_by(*self._keys())
-        self._selects: dict[tuple[tuple[str, ...], bool, bool], sa.Select[Any]] = {}
-        self._insert = sa.insert(self._stored)
-        self._delete = sa.delete(self._stored).where(*self._is_key())
-        self._updates: dict[tuple[str, ...], sa.Update] = {}
+        self._everything = Prepared(self._all, dialect)
+        self._selects: dict[tuple[tuple[tuple[str, int], ...], int, bool], Prepared] = {}
+        self._insert = Prepared(sa.insert(self._stored), dialect)
+        self._delete = Prepared(sa.delete(self._stored).where(*self._is_key()), dialect)
+        self._updates: dict[tuple[str, ...], Prepared] = {}
         self._expired = self._oldest()
 
-    def load(self, connection: sa.Connection, reads: Sequence[Read], *, lock: bool) -> list[Any]:
+    def load(self, transaction: Transaction, reads: Sequence[Read], *, lock: bool) -> list[Any]:
         """What `reads` ask for, by one SELECT; no other writer changes them if `lock`. Raises: StorageFault."""
-        keys = {read.values for read in reads if isinstance(read, Key)}
+        keys = _padded(list({read.values for read in reads if isinstance(read, Key)}))
         wanted: dict[str, set[Value]] = {}
         for read in reads:
             if isinstance(read, Where):
                 wanted.setdefault(read.column, set()).add(read.value)
-        parameters: dict[str, Any] = {f"in_{name}": list(values) for name, values in wanted.items()}
-        if keys:
-            parameters["keys"] = list(keys)
-            parameters |= {f"key_{i}": list(set(values)) for i, values in enumerate(zip(*keys, strict=True))}
-        statement = self._select(tuple(sorted(wanted)), by_key=bool(keys), lock=lock)
-        return [self._row(values) for values in connection.execute(statement, parameters)]
+        lists = {name: _padded(list(values)) for name, values in sorted(wanted.items())}
+        parameters = {f"in_{name}_{n}": value for name, values in lists.items() for n, value in enumerate(values)}
+        parameters |= {f"key_{n}_{i}": value for n, key in enumerate(keys) for i, value in enumerate(key)}
+        statement = self._select(tuple((name, len(values)) for name, values in lists.items()), len(keys), lock=lock)
+        return [self._row(values) for values in statement.rows(transaction, parameters)]
 
-    def load_all(self, connection: sa.Connection) -> list[Any]:
+    def load_all(self, transaction: Transaction) -> list[Any]:
         """Every row, in the order of the keys. Raises: StorageFault."""
-        return [self._row(values) for values in connection.execute(self._all)]
+        return [self._row(values) for values in self._everything.rows(transaction, {})]
 
-    def write(self, connection: sa.Connection, changes: Sequence[Change]) -> None:
+    def write(self, transaction: Transaction, changes: Sequence[Change]) -> None:
         """Make `changes`, sorted by key, with one statement of each kind; updates by the columns that change.
 
         Deletions come first and insertions last, and a row whose unique columns change goes out and comes in again:
@@ -71,21 +74,23 @@ class StoredTable:
         updates = ((self._update(columns), rows) for columns, rows in changed.items())
         for statement, parameters in ((self._delete, gone), *updates, (self._insert, new)):
             if parameters:
-                connection.execute(statement, parameters)
+                statement.run(transaction, parameters)
 
-    def _update(self, columns: tuple[str, ...]) -> sa.Update:
+    def _update(self, columns: tuple[str, ...]) -> Prepared:
         if columns not in self._updates:
             statement = sa.update(self._stored).where(*self._is_key())
-            self._updates[columns] = statement.values({name: sa.bindparam(f"new_{name}") for name in columns})
+            values: dict[str, sa.BindParameter[Any]] = {name: sa.bindparam(f"new_{name}") for name in columns}
+            self._updates[columns] = Prepared(statement.values(values), self._dialect)
         return self._updates[columns]
 
-    def sweep(self, connection: sa.Connection, *, now_s: int, limit: int) -> int:
+    def sweep(self, transaction: Transaction, *, now_s: int, limit: int) -> int:
         """Delete at most `limit` rows past their expiry, the oldest first; how many."""
         if self._expired is None:
             return 0
-        keys = connection.execute(self._expired, {"now_s": now_s, "limit": limit}).mappings().all()
+        keys = self._expired.rows(transaction, {"now_s": now_s, "limit": limit})
+        names = [f"key_{column}" for column in self._table.key]
         if keys:
-            connection.execute(self._delete, [dict(key) for key in keys])
+            self._delete.run(transaction, [dict(zip(names, key, strict=True)) for key in keys])
         return len(keys)
 
     def _row(self, values: Sequence[Any]) -> Any:
@@ -94,6 +99,8 @@ class StoredTable:
         for column in self._table.sealed:
             cells[column] = self._sealer.unseal(cells[column], table=self._table.name, column=column, key=key)
         for column, kind in self._types.items():
+            if kind is bool and cells[column] in (0, 1):
+                cells[column] = bool(cells[column])  # SQLite has no truth values
             if type(cells[column]) is not kind:
                 raise StorageFault(f"{self._table.name}.{column} holds another type than {kind.__name__}: damaged")
         return self._table.row(**cells)
@@ -121,36 +128,34 @@ class StoredTable:
     def _is_key(self) -> list[sa.ColumnElement[bool]]:
         return [column == sa.bindparam(f"key_{column.name}") for column in self._keys()]
 
-    def _select(self, names: tuple[str, ...], *, by_key: bool, lock: bool) -> sa.Select[Any]:
-        form = (names, by_key, lock)
+    def _select(self, lists: tuple[tuple[str, int], ...], keys: int, *, lock: bool) -> Prepared:
+        form = (lists, keys, lock)
         if form not in self._selects:
-            ways = [self._in_column(name) for name in names] + ([self._in_keys()] if by_key else [])
+            ways = [self._in_column(name, size) for name, size in lists]
+            ways += [sa.and_(*self._equal(n)) for n in range(keys)]
             statement = self._all.where(sa.or_(*ways))
             # SQLite leaves FOR UPDATE out: there the transaction holds the one lock.
-            self._selects[form] = statement.with_for_update() if lock else statement
+            self._selects[form] = Prepared(statement.with_for_update() if lock else statement, self._dialect)
         return self._selects[form]
 
-    def _in_column(self, name: str) -> sa.ColumnElement[bool]:
+    def _in_column(self, name: str, size: int) -> sa.ColumnElement[bool]:
         if name not in self._searchable:
             raise TypeError(f"{self._table.name}.{name} has no index: it can't be looked up")
-        return self._stored.c[name].in_(_list(f"in_{name}"))
+        return self._stored.c[name].in_([sa.bindparam(f"in_{name}_{n}") for n in range(size)])
 
-    def _in_keys(self) -> sa.ColumnElement[bool]:
-        keys = self._keys()
-        columns = [column.in_(_list(f"key_{i}")) for i, column in enumerate(keys)]
-        if len(keys) == 1:
-            return columns[0]
-        # SQLite scans the whole table for a row value in a list; by column it uses the index, and then compares rows.
-        return sa.and_(*columns, sa.tuple_(*keys).in_(_list("keys")))
+    def _equal(self, n: int) -> list[sa.ColumnElement[bool]]:
+        return [column == sa.bindparam(f"key_{n}_{i}") for i, column in enumerate(self._keys())]
 
-    def _oldest(self) -> sa.Select[Any] | None:
+    def _oldest(self) -> Prepared | None:
         if self._table.expires is None:
             return None
         expiry, keys = self._stored.c[self._table.expires], self._keys()
-        named = [column.label(f"key_{column.name}") for column in keys]
-        past = sa.select(*named).where(expiry < sa.bindparam("now_s"))
-        return past.order_by(expiry, *keys).limit(sa.bindparam("limit"))
+        past = sa.select(*keys).where(expiry < sa.bindparam("now_s"))
+        return Prepared(past.order_by(expiry, *keys).limit(sa.bindparam("limit")), self._dialect)
 
 
-def _list(name: str) -> sa.BindParameter[Any]:
-    return sa.bindparam(name, expanding=True)
+def _padded(values: list[Any]) -> list[Any]:
+    """Repeated up to a power of two, so that lists of every length need few statements."""
+    if not values:
+        return values
+    return values + values[-1:] * ((1 << (len(values) - 1).bit_length()) - len(values))

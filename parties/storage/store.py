@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
-import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from parties.storage.database import Database, fault_of, faults, open_database
@@ -20,6 +19,7 @@ from parties.storage.roles import TABLES
 from parties.storage.schema import metadata_for
 from parties.storage.sealing import Sealer
 from parties.storage.statements import Change, StoredTable
+from parties.storage.transaction import BEGIN_TO_READ, BEGIN_TO_WRITE, Transaction, begin
 from parties.storage.version import check_version
 from parties.storage.writer import MAX_BATCH, MAX_WAITING, GroupWriter, Outcome
 from protocol.rows import Conflict, Decision, Declared, Overlay, Read, Rows, Table, Unit
@@ -60,21 +60,21 @@ class DatabaseStore:
         metadata = metadata_for(tables)
         self._database = database
         self._sweep_rows = sweep_rows
-        self._tables = {table.name: StoredTable(table, metadata, sealer) for table in tables}
+        self._tables = {table.name: StoredTable(table, metadata, sealer, database.writer.dialect) for table in tables}
         self._declared = {table.name: table for table in tables}
         self._writer: GroupWriter[Task] = GroupWriter(self._transact, max_batch=max_batch, waiting=waiting)
 
     def read(self, *reads: Read) -> Rows:
         """A consistent view of these rows, not locked: all are of one committed state."""
         overlay = Overlay()
-        with faults(), self._database.readers.begin() as connection:
-            self._load(connection, overlay, reads, lock=False)
+        with faults(), begin(self._database.readers, BEGIN_TO_READ) as transaction:
+            self._load(transaction, overlay, reads, lock=False)
         return Declared(overlay.view(reads), frozenset(reads))
 
     def scan(self, table: Table[R]) -> tuple[R, ...]:
         """Every row of a (short) table, in the order of its keys."""
-        with faults(), self._database.readers.begin() as connection:
-            return tuple(self._tables[table.name].load_all(connection))
+        with faults(), begin(self._database.readers, BEGIN_TO_READ) as transaction:
+            return tuple(self._tables[table.name].load_all(transaction))
 
     def submit(self, unit: Unit) -> Future[Decision]:
         """Queue `unit`; units are decided in the order of their submission. Raises: Overloaded, StorageFault."""
@@ -104,44 +104,45 @@ class DatabaseStore:
     def _transact(self, tasks: Sequence[Task]) -> list[Outcome]:
         """One transaction. Raises: Conflict, StorageFault, anything a statement raises; then nothing was committed."""
         try:
-            with ExitStack() as transaction:
+            with ExitStack() as stack:
                 try:
-                    connection = transaction.enter_context(self._database.writer.begin())
+                    transaction = stack.enter_context(begin(self._database.writer, BEGIN_TO_WRITE))
                 except SQLAlchemyError as exc:  # no task's fault: to try them one by one would wait as often
                     return [fault_of(exc) for _ in tasks]
-                return self._carry_out(connection, tasks)
+                return self._carry_out(transaction, tasks)
         except IntegrityError as exc:
             raise Conflict("a row that was not read holds this key or unique value") from exc
         except SQLAlchemyError as exc:
             raise fault_of(exc) from exc
 
-    def _carry_out(self, connection: sa.Connection, tasks: Sequence[Task]) -> list[Outcome]:
+    def _carry_out(self, transaction: Transaction, tasks: Sequence[Task]) -> list[Outcome]:
         overlay = Overlay()
         reads = [read for task in tasks if isinstance(task, Unit) for read in task.reads]
-        self._load(connection, overlay, reads, lock=True)
+        self._load(transaction, overlay, reads, lock=True)
         outcomes = [_decide(overlay, task) if isinstance(task, Unit) else None for task in tasks]
-        self._write(connection, overlay)
+        self._write(transaction, overlay)
         return [
-            self._sweep(connection, task) if isinstance(task, Sweep) else outcome
+            self._sweep(transaction, task) if isinstance(task, Sweep) else outcome
             for task, outcome in zip(tasks, outcomes, strict=True)
         ]
 
-    def _load(self, connection: sa.Connection, overlay: Overlay, reads: Iterable[Read], *, lock: bool) -> None:
+    def _load(self, transaction: Transaction, overlay: Overlay, reads: Iterable[Read], *, lock: bool) -> None:
         by_table: dict[str, list[Read]] = {}
         for read in reads:
             by_table.setdefault(read.table.name, []).append(read)
         for name, of_table in sorted(by_table.items()):
-            overlay.load(self._declared[name], self._tables[name].load(connection, of_table, lock=lock))
+            overlay.load(self._declared[name], self._tables[name].load(transaction, of_table, lock=lock))
 
-    def _write(self, connection: sa.Connection, overlay: Overlay) -> None:
+    def _write(self, transaction: Transaction, overlay: Overlay) -> None:
         by_table: dict[str, list[Change]] = {}
         for name, _, before, after in overlay.changes():
             by_table.setdefault(name, []).append((before, after))
         for name, changes in by_table.items():
-            self._tables[name].write(connection, changes)
+            self._tables[name].write(transaction, changes)
 
-    def _sweep(self, connection: sa.Connection, task: Sweep) -> int:
-        return sum(table.sweep(connection, now_s=task.now_s, limit=self._sweep_rows) for table in self._tables.values())
+    def _sweep(self, transaction: Transaction, task: Sweep) -> int:
+        swept = (table.sweep(transaction, now_s=task.now_s, limit=self._sweep_rows) for table in self._tables.values())
+        return sum(swept)
 
 
 def open_store(url: str, role: str, data_key: bytes) -> DatabaseStore:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from parties.storage.database import Database, ensure_file, open_database
 from parties.storage.schema import metadata_for
@@ -73,7 +74,7 @@ def sample() -> Iterator[SimpleNamespace]:
     yield SimpleNamespace(
         accounts=accounts, entries=entries, visits=visits, tables=tables, account=account, Entry=Entry, Visit=Visit,
         data_key=DATA_KEY, create=lambda path: create(path, tables),
-        opened=lambda path, **options: opened(path, tables, **options), together=together,
+        opened=lambda path, **options: opened(path, tables, **options), together=together, trace=trace,
     )  # fmt: skip
     for table in tables:
         del ALL_TABLES[table.name]
@@ -86,6 +87,11 @@ def create(path: Path, tables: tuple[Table[Any], ...]) -> Database:
     with database.writer.begin() as connection:
         metadata_for(tables).create_all(connection)
     return database
+
+
+def trace(database: Database, tell: Callable[[str], None]) -> None:
+    """Every statement of the writer's connections from now on, as SQLite runs it, values included."""
+    sa.event.listen(database.writer, "checkout", lambda connection, *_: connection.set_trace_callback(tell))
 
 
 @contextmanager

@@ -1,0 +1,32 @@
+"""Statements as the driver takes them: SQLAlchemy writes each shape once and is not asked again when it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from parties.storage.transaction import Transaction
+
+
+class Prepared:
+    """One statement for one kind of database."""
+
+    def __init__(self, statement: sa.Select[Any] | sa.Insert | sa.Update | sa.Delete, dialect: sa.Dialect) -> None:
+        compiled = statement.compile(dialect=dialect)
+        self._text = str(compiled)
+        self._order: Sequence[str] | None = compiled.positiontup if compiled.positional else None
+        self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
+
+    def rows(self, transaction: Transaction, parameters: Mapping[str, Any]) -> list[Sequence[Any]]:
+        """What a SELECT finds. Raises: DBAPIError."""
+        return transaction.rows(self._text, self._bound(parameters))
+
+    def run(self, transaction: Transaction, parameters: Sequence[Mapping[str, Any]]) -> None:
+        """A change, once for each set of parameters. Raises: DBAPIError."""
+        transaction.run(self._text, [self._bound(row) for row in parameters])
+
+    def _bound(self, parameters: Mapping[str, Any]) -> Any:
+        values = {**self._fixed, **parameters}
+        return values if self._order is None else tuple(values[name] for name in self._order)
