@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from protocol import contract
 from protocol.contract import Rpc, SignedObject
+from protocol.engine import StatelessStep
 from protocol.errors import REGISTRY
 from protocol.messages.card import CardKey
 from protocol.schema import MESSAGES, Many, Message, Nested, Record, Spec, Text
@@ -273,7 +274,7 @@ def render_spec_map(data: Mapping[str, Any]) -> str:
     return "\n".join([
         "# Specification map",
         "",
-        "Generated from `protocol/contract.py` and `docs/spec-map.toml` by `python -m parties.contract`; do not edit.",
+        "Generated from `protocol/contract/` and `docs/spec-map.toml` by `python -m parties.contract`; do not edit.",
         "",
         "Step IDs are the paper's. Forms: `S` a COSE_Sign1; `E(…)` HPKE to the receiver around it; `{…}K`",
         "COSE_Encrypt0 under a shared key; `kx` is the key of one AID run.",
@@ -298,9 +299,8 @@ def render_spec_map(data: Mapping[str, Any]) -> str:
         *(_rpc_row(rpc) for rpc in contract.RPCS),
         "",
         "Every call can answer " + _codes(sorted(contract.COMMON_CODES)) + ", and with an encrypted request",
-        "`DECRYPTION_FAILED`; calls that keep nothing (`OpenAccount`, `Measure`, `Status`, `GetRelease`,",
-        "`GetReferenceValues`) never answer `REPLAY`. Refusals of the bank are passed on by `Tsm.ProveCredit` and",
-        "`Tsm.CloseAccount`.",
+        "`DECRYPTION_FAILED`; calls that keep nothing (" + ", ".join(_stateless()) + ")",
+        "never answer `REPLAY`. Refusals of the bank are passed on by `Tsm.ProveCredit` and `Tsm.CloseAccount`.",
         "",
         "Of the `.proto` files' RPCs these are not served yet:",
         "",
@@ -309,6 +309,11 @@ def render_spec_map(data: Mapping[str, Any]) -> str:
         *(f"| {name} | {phase} |" for name, phase in contract.NOT_SERVED.items()),
         "",
     ])  # fmt: skip
+
+
+def _stateless() -> list[str]:
+    steps = {rpc.name: find_object(rpc.step) for rpc in contract.RPCS}
+    return [_code(name) for name, step in steps.items() if isinstance(step, type) and issubclass(step, StatelessStep)]
 
 
 def _step_row(step: PaperStep) -> str:

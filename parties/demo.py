@@ -23,6 +23,7 @@ SABOTAGE: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     "AID": ("open-account", "tamper-app", {"phone": "phone-1"}),
     "TID": ("register", "forge-bank-key", {"phone": "phone-1", "aid": "$aid1"}),
     "CARD": ("issue", "foreign-pass", {"phone": "phone-1", "aid": "$aid1"}),
+    "PAY": ("pay", "forge-card-key", {"phone": "phone-1", "tid": "$tid1"}),
 }
 """Phase → the action before whose first step the fault is made, and the fault."""
 ABOUT: Final = {
@@ -31,7 +32,10 @@ ABOUT: Final = {
     "AID": "the app is changed after its launch was allowed, before the key is certified",
     "TID": "BINFO is sealed under a forged key",
     "CARD": "a launch pass of another account is shown",
+    "PAY": "the cards in the phone compute cryptograms under other keys than the TSM's",
 }
+SHOP: Final = "shop-1"
+"""The one shop of a sabotaged run, where there is one."""
 
 
 def demo_scenario() -> Scenario:
@@ -40,14 +44,22 @@ def demo_scenario() -> Scenario:
 
 
 def sabotaged(scenario: Scenario, phase: str) -> Scenario:
-    """The scenario of one phone with one real fault in `phase`, met there: the step after it skips its own launch."""
+    """The scenario of one phone with one real fault in `phase`, met there: the step after it skips its own launch.
+
+    It is as short as that allows: nobody takes part who has nothing to do, and nothing comes after the phase.
+    Raises: SettingsInvalid.
+    """
     if phase not in SABOTAGE:
         raise SettingsInvalid(f"--sabotage takes one of {', '.join(PHASES)}")
     action, fault, fields = SABOTAGE[phase]
     steps: list[ScenarioStep] = []
     made = False
     for step in scenario.steps:
-        if step.fields.get("phone") != "phone-1":
+        if step.fields.get("phone") != "phone-1" or step.fields.get("merchant", SHOP) != SHOP:
+            continue
+        if PHASES.index(step.phase) > PHASES.index(phase):
+            break
+        if step.expect:
             continue
         if not made and step.do == action and step.phase == phase:
             if phase == "CARD":  # a second account, whose pass is good in itself
@@ -59,7 +71,8 @@ def sabotaged(scenario: Scenario, phase: str) -> Scenario:
                 continue
         steps.append(step)
     name = f"{scenario.name}, sabotaged in {phase}"
-    return replace(scenario, name=name, phones=1, merchants=1, steps=tuple(steps))
+    merchants = 1 if phase == "PAY" else 0
+    return replace(scenario, name=name, banks=1, phones=1, merchants=merchants, steps=tuple(steps))
 
 
 def _second_account(scenario: Scenario) -> ScenarioStep:

@@ -29,7 +29,7 @@ from protocol.engine import OUTBOX, Engine
 from protocol.envelope import Wire
 from protocol.errors import Internal, ProtocolError, SettingsInvalid
 from protocol.roles.merchant import Shop, begin_sign_on, finish_sign_on
-from protocol.roles.merchant.lane import is_asking
+from protocol.roles.merchant.lane import is_asking, is_signed_on
 from protocol.roles.tsm.release import give_back_stale
 from protocol.rows import MemoryStore, Store
 from protocol.types import Role
@@ -198,8 +198,8 @@ class TerminalSignOn:
         now_s = self._opened.clock.now_s()
         if now_s < self._until_s - self.RENEW_BEFORE_S:
             return
-        if now_s < self._until_s and is_asking(self._store):
-            return  # what was asked under the old key must be answered under it
+        if is_asking(self._store) and is_signed_on(self._store, self._shop, now_s):
+            return  # what was asked under the present key is answered under it
         options = self._opened.settings
         unit = begin_sign_on(
             self._shop, options.option_text("terminal"), options.option_text("tsm"), now_s, self._opened.entropy

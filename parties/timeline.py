@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.table import Table
 from parties.checker.opening import OpenedExchange
 from parties.checker.report import Verdict
 from protocol.contract import RPCS
+from protocol.messages import pay
 
 PROVED: Final = {
     "Bank.Challenge": "the bank's nonce is fresh",
@@ -30,13 +32,28 @@ PROVED: Final = {
     "Tsm.ActivateCards": "the SE holds the cards",
     "Tsm.SignOn": "the terminal's key belongs to a certified merchant",
     "Tsm.CloseAccount": "the TID's owner closes; the cards end",
+    "Tsm.Authorize": "the TSM's card signed this sale, once",
+    "Tsm.AuthorizeBatch": "the same of each purchase, under one signature",
+    "Tsm.Reverse": "the terminal takes its own purchase back",
+    "Tsm.Refund": "the terminal gives back at most what it took",
+    "Merchant.StartSale": "the till is the merchant's own",
+    "Merchant.GetSale": "the till is the merchant's own",
+    "Merchant.CancelSale": "the till is the merchant's own",
+    "Merchant.RefundSale": "the till is the merchant's own",
     "SoftwareProvider.GetRelease": "the app is signed by its provider",
     "SoftwareProvider.GetReferenceValues": "the bank vouches for this version",
 }
 _INSIDE: Final = "the SE made or opened it by itself"
 _STEPS: Final = {rpc.full_name: ", ".join(rpc.steps) for rpc in RPCS}
 _FORMS: Final = {rpc.full_name: (rpc.request_form.value, rpc.reply_form.value) for rpc in RPCS}
-_SENDERS: Final = {"Bank.ApproveGrant": "tsm", "Bank.ReleaseGrant": "tsm", "Tsm.SignOn": "merchant"}
+_SENDERS: Final = {
+    "Bank.ApproveGrant": "tsm", "Bank.ReleaseGrant": "tsm", "Tsm.SignOn": "merchant", "Tsm.Authorize": "merchant",
+    "Tsm.AuthorizeBatch": "merchant", "Tsm.Reverse": "merchant", "Tsm.Refund": "merchant",
+}  # fmt: skip
+_SENDER_OF: Final = {"SecureElement": "wallet", "Merchant": "till"}
+"""Who calls all RPCs of a service."""
+ASKED_AGAIN: Final = frozenset({"Merchant.GetSale"})
+"""Asked many times while something is waited for: shown once, with how often."""
 
 
 def print_timeline(verdict: Verdict, console: Console) -> None:
@@ -59,15 +76,14 @@ def print_timeline(verdict: Verdict, console: Console) -> None:
 
 def _exchanges(exchanges: Iterable[OpenedExchange]) -> Table:
     table = Table("from → to", "message", "paper step", "form", "signed by", "proved", box=None, pad_edge=False)
-    for exchange in exchanges:
+    for exchange, times in _counted(exchanges):
         captured = exchange.captured
         request, reply = _FORMS.get(captured.rpc, ("", ""))
         name = exchange.request[0].message if exchange.request else captured.rpc
-        refused = captured.code != "OK"
-        proved = f"[red]refused: {captured.code}[/]" if refused else PROVED.get(captured.rpc, _INSIDE)
+        name = f"{name} × {times}" if times > 1 else name
         table.add_row(
             f"{_sender(captured.rpc)} → {captured.party}", name, _STEPS.get(captured.rpc, ""), request,
-            _signers(exchange.request), proved,
+            _signers(exchange.request), _proved(exchange),
         )  # fmt: skip
         if exchange.reply:
             back = exchange.reply[0].message
@@ -75,8 +91,34 @@ def _exchanges(exchanges: Iterable[OpenedExchange]) -> Table:
     return table
 
 
+def _counted(exchanges: Iterable[OpenedExchange]) -> Iterator[tuple[OpenedExchange, int]]:
+    """Each exchange once; of `ASKED_AGAIN` in a row the last, and how many they were."""
+    for (_, rpc, code), group in itertools.groupby(exchanges, key=_kind):
+        found = list(group)
+        if rpc in ASKED_AGAIN and code == "OK":
+            yield found[-1], len(found)
+        else:
+            yield from ((one, 1) for one in found)
+
+
+def _proved(exchange: OpenedExchange) -> str:
+    """What the exchange showed; or that it was refused, or decided against."""
+    captured = exchange.captured
+    if captured.code != "OK":
+        return f"[red]refused: {captured.code}[/]"
+    decided = exchange.reply[0].payload.get("decided") if exchange.reply else None
+    if isinstance(decided, dict) and decided.get("verdict") != pay.Verdict.APPROVED:
+        return "[yellow]declined: the merchant is not told why[/]"
+    return PROVED.get(captured.rpc, _INSIDE)
+
+
+def _kind(exchange: OpenedExchange) -> tuple[str, str, str]:
+    captured = exchange.captured
+    return captured.party, captured.rpc, captured.code
+
+
 def _sender(rpc: str) -> str:
-    return _SENDERS.get(rpc, "wallet" if rpc.startswith("SecureElement.") else "phone")
+    return _SENDERS.get(rpc) or _SENDER_OF.get(rpc.partition(".")[0], "phone")
 
 
 def _signers(objects: Iterable[object]) -> str:

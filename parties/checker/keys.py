@@ -11,11 +11,15 @@ from parties.deployment import Deployment
 from parties.directory import FileDirectory
 from parties.storage.roles import TABLES
 from parties.system import SystemClock
+from protocol import cose, envelope
 from protocol.crypto import PrivateKey, PublicKey
+from protocol.engine import EVIDENCE
+from protocol.errors import ProtocolError
+from protocol.messages.merchant import SignOn
 from protocol.pki import Use
 from protocol.roles.bank.tables import ACCOUNT_SESSIONS, ANONYMOUS_ACCOUNTS, PHONES
 from protocol.roles.se.tables import ACCOUNTS, OWNERS, SERVICE_KEYS
-from protocol.roles.tsm.tables import SERVICES, TID_LIST
+from protocol.roles.tsm.tables import SERVICES, TERMINALS, TID_LIST
 from protocol.rows import Table
 from protocol.types import Role
 
@@ -92,7 +96,42 @@ def _bank(ring: KeyRing, party: PartyData) -> None:
     ring.shared |= {session.kx for session in party.of(ACCOUNT_SESSIONS)}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownTerminal:
+    """A terminal, whose it is, and a key that it has or had."""
+
+    merchant: str
+    terminal: str
+    key: PublicKey
+
+
+def terminal_keys(tsm: PartyData) -> dict[bytes, KnownTerminal]:
+    """By thumbprint: keys that are registered, and those that were, as merchants' signed sign-ons tell."""
+    found = []
+    for row in tsm.of(TERMINALS):
+        found.append((row.merchant, row.terminal, row.terminal_key))
+    for kept in tsm.of(EVIDENCE):
+        if kept.message == SignOn.NAME:
+            found.extend(_signed_on(tsm, kept.signed))
+    keys = ((merchant, terminal, PublicKey.from_bytes(encoded)) for merchant, terminal, encoded in found)
+    return {
+        key.thumbprint: KnownTerminal(merchant=merchant, terminal=terminal, key=key) for merchant, terminal, key in keys
+    }
+
+
+def _signed_on(tsm: PartyData, signed: bytes) -> list[tuple[str, str, bytes]]:
+    try:
+        sign1 = envelope.peek(SignOn, signed)
+        merchant = tsm.opened.directory.by_thumbprint(sign1.kid)
+        message = SignOn.from_bytes(cose.verify(sign1, merchant.key, name=SignOn.NAME).payload)
+    except ProtocolError:
+        return []
+    return [(merchant.name, message.terminal, message.terminal_key)]
+
+
 def _tsm(ring: KeyRing, party: PartyData) -> None:
+    for known in terminal_keys(party).values():
+        ring.trust("terminal", known.key.encoded)
     for service in party.of(SERVICES):
         ring.trust("TID", service.pk_tid)
         ring.shared.add(service.k_tid)

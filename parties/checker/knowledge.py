@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from parties.checker.phases import Finding, Parties
+from parties.checker.expected import Finding, Parties
+from parties.checker.keys import PartyData
 from protocol.roles.bank.tables import ANONYMOUS_ACCOUNTS, CUSTOMERS, GRANTS, PHONES
-from protocol.roles.merchant import TERMINAL_KEYS
+from protocol.roles.merchant import SALES, TERMINAL_KEYS
 from protocol.roles.se.tables import ACCOUNTS, SERVICE_KEYS, VIRTUAL_CARDS
-from protocol.roles.tsm.tables import CARDS, SERVICES, TERMINALS, TID_LIST
+from protocol.roles.tsm.tables import CARDS, PURCHASES, SERVICES, TERMINALS, TID_LIST
+from protocol.rows import ALL_TABLES
 from protocol.types import Role
 
 
@@ -29,7 +30,7 @@ def what_each_knows(parties: Parties) -> list[Knowledge]:
     return [_of(party) for party in parties.all]
 
 
-def _of(party: Any) -> Knowledge:
+def _of(party: PartyData) -> Knowledge:
     count = {name: len(rows) for name, rows in party.rows.items()}
     if party.role is Role.BANK:
         knows = (
@@ -40,40 +41,57 @@ def _of(party: Any) -> Knowledge:
     if party.role is Role.TSM:
         knows = (
             f"{count[SERVICES.name]} TIDs, {count[TID_LIST.name]} AIDs with bank, expiry and limit, "
-            f"{count[CARDS.name]} cards, {count[TERMINALS.name]} terminals"
+            f"{count[CARDS.name]} cards, {count[TERMINALS.name]} terminals, {count[PURCHASES.name]} purchases: amount, "
+            "merchant, moment, and by its card the TID"
         )
-        return _row(party, knows, "persons, phones, bank accounts")
+        return _row(party, knows, "persons, phones, bank accounts, goods")
     if party.role is Role.SE:
         knows = (
             f"its owner's keys: {count[ACCOUNTS.name]} AIDs, {count[SERVICE_KEYS.name]} TIDs, "
-            f"{count[VIRTUAL_CARDS.name]} cards"
+            f"{count[VIRTUAL_CARDS.name]} cards, the last tap, a hash of the PIN"
         )
         return _row(party, knows, "nothing leaves it: keys stay inside")
     if party.role is Role.MERCHANT:
-        return _row(party, f"its {count[TERMINAL_KEYS.name]} terminal", "persons, AIDs, TIDs, cards")
+        knows = (
+            f"its {count[TERMINAL_KEYS.name]} terminal, {count[SALES.name]} sales with amount and moment, a masked "
+            "card number each; the number itself in the TSM's sealed receipt, of a card that pays once"
+        )
+        return _row(party, knows, "persons, phones, AIDs, TIDs, which sales are one person's, why a card was declined")
     return _row(party, "that some phone fetched the app", "which phone, which person, which bank account")
 
 
-def _row(party: Any, knows: str, does_not_know: str) -> Knowledge:
+def _row(party: PartyData, knows: str, does_not_know: str) -> Knowledge:
     return Knowledge(party=party.name, role=party.role.value, knows=knows, does_not_know=does_not_know)
 
 
 def check_knowledge(parties: Parties) -> Iterator[Finding]:
-    """No value that names a person is at the TSM or a merchant; no TID or card number is at a bank."""
+    """No value that names a person is at the TSM or a merchant; no TID or card number is at a bank.
+
+    A merchant has neither TID nor AID, and a card number only in a receipt, which is sealed.
+    """
     persons = {row.customer for row in parties.rows(Role.BANK, CUSTOMERS)}
     persons |= {row.name for row in parties.rows(Role.BANK, CUSTOMERS)}
     persons |= {row.secure_element for row in parties.rows(Role.BANK, PHONES)}
-    service = {row.tid for row in parties.tsm.of(SERVICES)} | {row.pan for row in parties.tsm.of(CARDS)}
-    for role, forbidden in ((Role.TSM, persons), (Role.MERCHANT, persons | service), (Role.BANK, service)):
+    pseudonyms = {row.tid for row in (*parties.tsm.of(SERVICES), *parties.tsm.of(TID_LIST))}
+    accounts = {row.aid for row in parties.rows(Role.BANK, ANONYMOUS_ACCOUNTS)}
+    numbers = {row.pan for row in parties.tsm.of(CARDS)}
+    for role, forbidden, sealed in (
+        (Role.TSM, persons, True),
+        (Role.MERCHANT, persons | pseudonyms | accounts, True),
+        (Role.MERCHANT, numbers, False),
+        (Role.BANK, pseudonyms | numbers, True),
+    ):
         for party in parties.by(role):
-            held = b"\n".join(_values(party))
+            held = b"\n".join(_values(party, sealed=sealed))
             if any(value.encode() in held for value in forbidden if value):
                 yield f"{party.name} holds something that it must not know"
 
 
-def _values(party: Any) -> Iterator[bytes]:
-    for rows in party.rows.values():
+def _values(party: PartyData, *, sealed: bool) -> Iterator[bytes]:
+    """All values in a party's tables, with those that are sealed at rest or without."""
+    for name, rows in party.rows.items():
+        hidden = frozenset() if sealed else ALL_TABLES[name].sealed
         for row in rows:
-            for column in row.__dataclass_fields__:
+            for column in row.__dataclass_fields__.keys() - hidden:
                 value = getattr(row, column)
                 yield value if type(value) is bytes else str(value).encode()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from attestation.reference import verify_reference_values
+from parties.checker.expected import Expected, Finding, Parties
 from parties.checker.keys import PartyData
+from parties.checker.purchases import check_pay
 from parties.emv_files import read_ca_keys
 from parties.release import SOFTWARE
 from protocol import cose, envelope
@@ -29,41 +30,6 @@ from protocol.roles.merchant import TERMINAL_KEYS
 from protocol.roles.se.tables import ACCOUNTS, OWNERS, SERVICE_KEYS, VIRTUAL_CARDS
 from protocol.roles.tsm.tables import CARDS, SERVICES, TERMINALS, TID_LIST
 from protocol.types import Role
-
-Finding = str
-
-
-@dataclass(frozen=True)
-class Parties:
-    """The parties' data by role."""
-
-    all: tuple[PartyData, ...]
-
-    def by(self, role: Role) -> list[PartyData]:
-        """Parties of one role."""
-        return [party for party in self.all if party.role is role]
-
-    @property
-    def tsm(self) -> PartyData:
-        """The one TSM."""
-        return self.by(Role.TSM)[0]
-
-    def rows(self, role: Role, table: Any) -> list[Any]:
-        """All rows of a table at all parties of a role."""
-        return [row for party in self.by(role) for row in party.of(table)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
-    """What the scenario's steps should leave behind."""
-
-    phones: int
-    installed: int
-    accounts: int
-    services: int
-    cards: int
-    closed: frozenset[str]
-    """Phones whose last launch had to be refused."""
 
 
 def check_init(parties: Parties, expected: Expected) -> Iterator[Finding]:
@@ -83,8 +49,9 @@ def check_init(parties: Parties, expected: Expected) -> Iterator[Finding]:
     for row in parties.rows(Role.MERCHANT, TERMINAL_KEYS):
         if (row.terminal, PrivateKey.from_bytes(row.private_key).public.encoded) not in terminals:
             yield "a merchant's terminal is not signed on at the TSM"
-    if len(terminals) != len(parties.by(Role.MERCHANT)):
-        yield f"{len(terminals)} terminals are signed on, {len(parties.by(Role.MERCHANT))} merchants run"
+    wanted = len(parties.by(Role.MERCHANT)) + expected.counters
+    if len(terminals) != wanted:
+        yield f"{len(terminals)} terminals are signed on, {wanted} expected"
 
 
 def check_att(parties: Parties, expected: Expected) -> Iterator[Finding]:
@@ -171,7 +138,7 @@ def _check_promise(parties: Parties, entry: Any) -> Iterator[Finding]:
 def check_card(parties: Parties, expected: Expected) -> Iterator[Finding]:
     """CARD: SE and TSM hold the same active cards; each certificate chains to the EMV CA and names no TID."""
     issued = {row.modulus_digest: row for row in parties.tsm.of(CARDS) if row.state == "ACTIVE"}
-    held = {row.modulus_digest: row for row in parties.rows(Role.SE, VIRTUAL_CARDS) if row.state == "ACTIVE"}
+    held = {row.modulus_digest: row for row in parties.rows(Role.SE, VIRTUAL_CARDS) if row.state in _ISSUED}
     if len(issued) != expected.cards:
         yield f"{len(issued)} cards are active at the TSM, {expected.cards} expected"
     if issued.keys() != held.keys():
@@ -202,10 +169,13 @@ def _check_emv(mine: Any, theirs: Any, ca_keys: tuple[CaKey, ...], today: dateti
         yield "a card's records name its TID"
 
 
+_ISSUED: Final = ("ACTIVE", "SPENT")
+"""A card in the SE: ready, or used as often as it may be. At the TSM it stays active, and is counted."""
 CHECKS: Final[Mapping[str, Callable[[Parties, Expected], Iterator[Finding]]]] = {
     "INIT": check_init,
     "ATT": check_att,
     "AID": check_aid,
     "TID": check_tid,
     "CARD": check_card,
+    "PAY": check_pay,
 }

@@ -7,16 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from parties.checker.expected import Expected, Parties
 from parties.checker.keys import key_ring, read_parties
 from parties.checker.knowledge import Knowledge, check_knowledge, what_each_knows
 from parties.checker.opening import OpenedExchange, open_exchange
-from parties.checker.phases import CHECKS, Expected, Parties
+from parties.checker.phases import CHECKS
+from parties.checker.purchases import check_answers
 from parties.scenario.model import PHASES, ScenarioStep
 from parties.scenario.runner import RunRecord, StepOutcome
 from parties.server.capture import read_capture
+from protocol.messages.till import SaleProgress
+from protocol.roles.tsm.purchase import Reason
 
 LAUNCH_RPCS: Final = frozenset({"Bank.VerifyLaunch", "SecureElement.Quote", "SecureElement.AcceptDecision"})
 """Calls that belong to ATT whenever they happen: the app's every start is attested."""
+PAY_RPCS: Final = frozenset({"Tsm.Authorize", "Tsm.AuthorizeBatch", "Tsm.Reverse", "Tsm.Refund"})
+"""Calls that belong to PAY whenever they happen, as those of the till do: a merchant makes them by itself."""
 LAUNCHING: Final = frozenset({"launch", "open-account", "register", "issue", "close", "status"})
 LAUNCH_REFUSALS: Final = frozenset({"SOFTWARE_CHANGED", "SOFTWARE_UNKNOWN", "PLATFORM_CHANGED"})
 REQUIRED: Final = {
@@ -25,8 +31,20 @@ REQUIRED: Final = {
     "AID": ("Bank.RequestAccount", "Bank.CertifyAccount", "Bank.ActivateAccount"),
     "TID": ("Tsm.OpenAccount", "Tsm.ProveCredit", "Bank.ApproveGrant"),
     "CARD": ("Tsm.RequestCards", "Tsm.IssueCards", "Tsm.ActivateCards"),
+    "PAY": (),
 }
 """Calls between parties without which a phase did not happen."""
+REQUIRED_BY: Final = {
+    "set-pin": ("SecureElement.SetPin",),
+    "pay": ("Merchant.StartSale", "SecureElement.OpenCard", "Tsm.Authorize"),
+    "start-sale": ("Merchant.StartSale",),
+    "cancel-sale": ("Merchant.CancelSale",),
+    "void": ("Merchant.CancelSale", "Tsm.Reverse"),
+    "refund": ("Merchant.RefundSale", "Tsm.Refund"),
+    "declines": ("SecureElement.OpenCard", "Tsm.Authorize"),
+    "renew": ("SecureElement.Status",),
+}
+"""Calls without which an action of PAY did not happen; it is the scenario's choice which of them take place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,23 +92,42 @@ class Verdict:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """What a run left behind, read: all parties' rows, each exchange with its phase, and what was to be expected."""
+
+    record: RunRecord
+    parties: Parties
+    exchanges: tuple[tuple[str, OpenedExchange], ...]
+    expected: Expected
+
+
 def judge(record: RunRecord) -> Verdict:
     """Read databases and captures below the run's folder, and judge every phase.
 
     Raises: StorageFault, KeystoreLocked if something can't be read.
     """
+    return judge_material(read_material(record))
+
+
+def read_material(record: RunRecord) -> Material:
+    """Raises: StorageFault, KeystoreLocked if something can't be read."""
     data = read_parties(record.folder)
-    parties = Parties(tuple(data))
     ring = key_ring(record.folder, data)
     captured = [found for path in _captures(record.folder) for found in read_capture(path)]
     opened = [open_exchange(one, ring) for one in sorted(captured, key=lambda one: one.at_ms)]
     exchanges = tuple((_phase(one, record.outcomes), one) for one in opened)
-    expected = _expected(record.scenario.steps)
+    return Material(record=record, parties=Parties(tuple(data)), exchanges=exchanges, expected=_expected(record))
+
+
+def judge_material(material: Material) -> Verdict:
+    """Every phase of the scenario, and what each party knows."""
+    record, parties = material.record, material.parties
     phases = [phase for phase in PHASES if any(step.phase == phase for step in record.scenario.steps)]
-    reports = tuple(_report(phase, record, exchanges, parties, expected) for phase in phases)
+    reports = tuple(_report(phase, material) for phase in phases)
     leaks = tuple(check_knowledge(parties))
     good = all(report.ok for report in reports) and record.reached_all and not leaks
-    return Verdict(ok=good, phases=reports, parties=tuple(what_each_knows(parties)), exchanges=exchanges)
+    return Verdict(ok=good, phases=reports, parties=tuple(what_each_knows(parties)), exchanges=material.exchanges)
 
 
 def _captures(folder: Path) -> list[Path]:
@@ -103,6 +140,8 @@ def _phase(exchange: OpenedExchange, outcomes: Iterable[StepOutcome]) -> str:
     asked = exchange.request[0].payload.get("purpose") if exchange.request else None
     if captured.rpc == "Tsm.SignOn":  # merchants do this by themselves, when the TSM is up
         return "INIT"
+    if captured.rpc in PAY_RPCS or captured.rpc.startswith("Merchant."):
+        return "PAY"
     if captured.rpc in LAUNCH_RPCS or (captured.rpc == "Bank.Challenge" and asked != "enroll"):
         return "ATT"
     for outcome in outcomes:
@@ -111,8 +150,9 @@ def _phase(exchange: OpenedExchange, outcomes: Iterable[StepOutcome]) -> str:
     return "INIT"
 
 
-def _expected(steps: Iterable[ScenarioStep]) -> Expected:
+def _expected(record: RunRecord) -> Expected:
     """What the steps that should succeed leave behind, in all."""
+    steps = record.scenario.steps
     done = [step for step in steps if not step.expect]
     count = {do: sum(1 for step in done if step.do == do) for do in ("enroll", "open-account", "register", "close")}
     tids = {step.name: step for step in done if step.do == "register"}
@@ -123,8 +163,32 @@ def _expected(steps: Iterable[ScenarioStep]) -> Expected:
     return Expected(
         phones=count["enroll"], installed=len(installed), accounts=count["open-account"],
         services=len(tids) - len(closed) if tids else count["register"] - count["close"],
-        cards=sum(int(step.fields.get("number", 1)) for step in kept), closed=_closed(steps),
+        cards=sum(int(step.fields.get("number", 1)) for step in kept) + _renewed(record.outcomes, closed),
+        closed=_closed(steps), counters=len({step.fields["merchant"] for step in _reached(record, "declines")}),
+        paid=sum(1 for step in _reached(record, "pay") if _is_paid(step)),
+        reasons=frozenset(
+            str(reason) for step in _reached(record, "declines") for reason in step.fields.get("reasons", tuple(Reason))
+        ),
     )  # fmt: skip
+
+
+def _reached(record: RunRecord, do: str) -> list[ScenarioStep]:
+    """Steps of this kind that began and should succeed."""
+    return [outcome.step for outcome in record.outcomes if outcome.step.do == do and not outcome.step.expect]
+
+
+def _is_paid(step: ScenarioStep) -> bool:
+    return bool(step.fields.get("ends", SaleProgress.APPROVED) == SaleProgress.APPROVED)
+
+
+def _renewed(outcomes: Iterable[StepOutcome], closed: frozenset[str] | set[str]) -> int:
+    """Cards that RENEW was to add; where the scenario does not say how many, what the SE said."""
+    number = 0
+    for outcome in outcomes:
+        fields = outcome.step.fields
+        if outcome.step.do == "renew" and not outcome.code and str(fields["tid"]).removeprefix("$") not in closed:
+            number += int(fields.get("number", outcome.result["issued"]))
+    return number
 
 
 def _closed(steps: Iterable[ScenarioStep]) -> frozenset[str]:
@@ -136,11 +200,9 @@ def _closed(steps: Iterable[ScenarioStep]) -> frozenset[str]:
     return frozenset(phone for phone, refused in last.items() if refused)
 
 
-def _report(
-    phase: str, record: RunRecord, exchanges: tuple[tuple[str, OpenedExchange], ...], parties: Parties,
-    expected: Expected,
-) -> PhaseReport:  # fmt: skip
-    mine = [exchange for name, exchange in exchanges if name == phase]
+def _report(phase: str, material: Material) -> PhaseReport:
+    record, parties, expected = material.record, material.parties, material.expected
+    mine = [exchange for name, exchange in material.exchanges if name == phase]
     steps = tuple(outcome for outcome in record.outcomes if outcome.step.phase == phase)
     findings = [_unexpected(outcome) for outcome in steps if not outcome.ok]
     reached = len(record.outcomes)
@@ -151,8 +213,9 @@ def _report(
     if unsigned:
         findings.append(f"{unsigned} captured exchanges are not signed, or a signature does not verify")
     answered = {exchange.captured.rpc for exchange in mine if exchange.captured.code == "OK"}
-    wanted = [rpc for rpc in REQUIRED[phase] if rpc != "Tsm.SignOn" or record.scenario.merchants]
-    findings += [f"no answered {rpc} was captured" for rpc in wanted if rpc not in answered]
+    findings += [f"no answered {rpc} was captured" for rpc in _required(phase, record) if rpc not in answered]
+    if phase == "PAY":
+        findings += check_answers(mine, parties, expected)
     replies = [exchange for exchange in mine if exchange.captured.code == "OK"]
     return PhaseReport(
         phase=phase, ok=not findings, messages=len(mine) + len(replies),
@@ -162,10 +225,19 @@ def _report(
     )  # fmt: skip
 
 
+def _required(phase: str, record: RunRecord) -> list[str]:
+    wanted = [rpc for rpc in REQUIRED[phase] if rpc != "Tsm.SignOn" or record.scenario.merchants]
+    for step in record.scenario.steps:
+        if step.phase == phase and step.do in REQUIRED_BY and not step.expect and _is_paid(step):
+            wanted += [rpc for rpc in REQUIRED_BY[step.do] if rpc not in wanted]
+    return wanted
+
+
 def _unexpected(outcome: StepOutcome) -> str:
     if outcome.step.expect and not outcome.code:
         return f"{outcome.step.do} should have been refused with {outcome.step.expect}, and was not"
-    return f"{outcome.step.do} was refused: {outcome.code}"
+    why = f" ({outcome.detail})" if outcome.step.do in REQUIRED_BY else ""
+    return f"{outcome.step.do} was refused: {outcome.code}{why}"
 
 
 def _size(exchange: OpenedExchange) -> int:

@@ -22,7 +22,7 @@ report_option = click.option(
 @json_option
 @one_line_errors
 def demo(report: Path | None, sabotage: str | None, as_json: bool) -> None:
-    """Run the five phases between real processes: two banks, TSM, software provider, merchants, phones."""
+    """Run the six phases between real processes: two banks, TSM, software provider, merchants, phones."""
     from parties.demo import demo_scenario, sabotaged
 
     scenario = demo_scenario()

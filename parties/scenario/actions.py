@@ -130,18 +130,17 @@ def _wrong_attestation_key(stage: Stage, step: Fields) -> dict[str, Any]:
 
 
 def _change_account(stage: Stage, phone: str, aid: str, change: Callable[[Account], Account]) -> None:
-    """Alter what the SE keeps of an account, as an attacker with the SE's storage key could."""
-    party = f"{phone}/se"
-    stage.deployment.stop(party)
-    store = Opened.of(load_settings(stage.deployment.settings(party))).store()
+    """Alter what the SE keeps of an account, as an attacker with the SE's storage key could, beside its server."""
+    store = Opened.of(load_settings(stage.deployment.settings(f"{phone}/se"))).store()
 
     def decide(rows: Rows) -> Decision:
         (account,) = rows.find(ACCOUNTS, "aid", aid)
         return Decision(writes=(Update(ACCOUNTS, change(account)),))
 
-    store.apply(Unit((Where(ACCOUNTS, "aid", aid),), decide))
-    store.close()
-    stage.deployment.start(party)
+    try:
+        store.apply(Unit((Where(ACCOUNTS, "aid", aid),), decide))
+    finally:
+        store.close()
 
 
 def _forge_bank_key(stage: Stage, step: Fields) -> dict[str, Any]:

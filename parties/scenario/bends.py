@@ -32,13 +32,12 @@ FAR_OFF_DAYS: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What came of a bent purchase: the name it was asked under, and what the merchant was told."""
+    """What came of a bent purchase: what the merchant was told; what the TSM had under its name before and after."""
 
-    sale: bytes
     verdict: Verdict
     response_code: str
     before: Purchase | None
-    """What the TSM had under that name already."""
+    after: Purchase | None
 
 
 Bend: TypeAlias = Callable[[Scene], Told]
@@ -47,7 +46,8 @@ Bend: TypeAlias = Callable[[Scene], Told]
 def _ask(scene: Scene, purchase: EmvPurchase) -> Told:
     before = scene.kept(purchase.sale)
     decided = scene.counter.authorize(purchase)
-    return Told(sale=purchase.sale, verdict=decided.verdict, response_code=decided.response_code, before=before)
+    after = scene.kept(purchase.sale)
+    return Told(verdict=decided.verdict, response_code=decided.response_code, before=before, after=after)
 
 
 # --- the terminal's bytes ---------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def decline(scene: Scene, reason: Reason) -> None:
     Raises: FieldMismatch if it ends in any other way; what opening, tapping and asking raise.
     """
     told = BENDS[reason](scene)
-    found = _reason(scene, told)
+    found = _reason(told)
     if found != reason:
         raise FieldMismatch(f"{reason} was wanted, the TSM noted {found or 'no reason'}")
     verdict = verdict_of(reason)
@@ -214,13 +214,12 @@ def decline(scene: Scene, reason: Reason) -> None:
         raise FieldMismatch(f"{reason}: the merchant was told {told.verdict}, {told.response_code}")
 
 
-def _reason(scene: Scene, told: Told) -> str:
+def _reason(told: Told) -> str:
     """As the TSM noted it. A name that it knows already gets no second note, and the first stays as it was."""
-    after = scene.kept(told.sale)
-    if after is None:
+    if told.after is None:
         return ""
     if told.before is None:
-        return after.reason
-    if after != told.before:
+        return told.after.reason
+    if told.after != told.before:
         return "a change of what it had decided"
-    return Reason.REVERSED_BEFORE if after.state == "NEVER" else Reason.SALE_REUSED
+    return Reason.REVERSED_BEFORE if told.after.state == "NEVER" else Reason.SALE_REUSED

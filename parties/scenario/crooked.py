@@ -217,7 +217,8 @@ def _row(store: DatabaseStore, table: Table[Any], key: Value) -> Any:
 
 def _update(store: DatabaseStore, table: Table[Any], key: Value, values: dict[str, Value]) -> None:
     def decide(rows: Rows) -> Decision:
-        return Decision(writes=(Update(table, replace(rows.get(table, key), **values)),))
+        row: Any = rows.get(table, key)
+        return Decision(writes=(Update(table, replace(row, **values)),))
 
     store.apply(Unit((Key(table, (key,)),), decide))
 

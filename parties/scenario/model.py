@@ -24,12 +24,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from protocol.errors import REGISTRY, SettingsInvalid
-from protocol.messages.till import SaleProgress
-from protocol.roles.tsm.purchase import Reason
 from protocol.types import MAX_CARDS
 
 PHASES: Final = ("INIT", "ATT", "AID", "TID", "CARD", "PAY")
 MAX_STEPS: Final = 1000
+BANKS: Final = ("bank-a", "bank-b", "bank-c", "bank-d")
 ACTIONS: Final[Mapping[str, tuple[frozenset[str], frozenset[str]]]] = {
     "add-customer": (frozenset({"bank", "phone"}), frozenset({"limit", "currency", "person"})),
     "enroll": (frozenset({"bank", "phone"}), frozenset()),
@@ -80,11 +79,12 @@ class ScenarioStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """A whole run."""
+    """A whole run: what happens between phone-1 …, shop-1 …, bank-a …, one TSM and one software provider."""
 
     name: str
     phones: int
     merchants: int
+    banks: int = 2
     steps: tuple[ScenarioStep, ...] = field(default=())
 
 
@@ -110,14 +110,14 @@ def parse_scenario(plain: Mapping[str, Any], where: str) -> Scenario:
     if len(steps) > MAX_STEPS:
         raise SettingsInvalid(f"{where}: {len(steps)} steps, at most {MAX_STEPS}")
     counts = {}
-    for name, default in (("phones", 1), ("merchants", 2)):
+    for name, default, most in (("phones", 1, 100), ("merchants", 2, 100), ("banks", 2, len(BANKS))):
         counts[name] = parties.get(name, default)
-        if type(counts[name]) is not int or not 0 <= counts[name] <= 100:
-            raise SettingsInvalid(f"{where}: [parties] {name} must be 0 to 100")
+        if type(counts[name]) is not int or not 0 <= counts[name] <= most:
+            raise SettingsInvalid(f"{where}: [parties] {name} must be 0 to {most}")
     if parties.keys() - counts.keys():
-        raise SettingsInvalid(f"{where}: [parties] has only phones and merchants")
+        raise SettingsInvalid(f"{where}: [parties] has only {', '.join(counts)}")
     parsed = tuple(_step(step, f"{where}: step {number}") for number, step in enumerate(steps, start=1))
-    return Scenario(name=plain["name"], phones=counts["phones"], merchants=counts["merchants"], steps=parsed)
+    return Scenario(name=plain["name"], steps=parsed, **counts)
 
 
 def _step(plain: Any, where: str) -> ScenarioStep:
@@ -141,6 +141,10 @@ def _step(plain: Any, where: str) -> ScenarioStep:
 
 
 def _check_values(plain: Mapping[str, Any], where: str) -> None:
+    # Here, since every start of `tapveil` needs this module for the names of the phases.
+    from protocol.messages.till import SaleProgress
+    from protocol.roles.tsm.purchase import Reason
+
     for name in TEXTS:
         if name in plain and type(plain[name]) is not str:
             raise SettingsInvalid(f"{where}: {name} must be a text")

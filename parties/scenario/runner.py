@@ -10,13 +10,15 @@ from typing import Any, Final
 
 from parties.deployment import Deployment
 from parties.scenario.actions import RUN
-from parties.scenario.model import Scenario, ScenarioStep
+from parties.scenario.model import BANKS, Scenario, ScenarioStep
 from parties.scenario.stage import Stage
 from parties.server.capture import read_capture
 from parties.setup import Plan, create_environment
 from protocol.errors import ProtocolError, SettingsInvalid, Unavailable
 
 SIGN_ON_S: Final = 15.0
+BEFORE_TSM: Final = ("INIT", "ATT", "AID")
+"""Phases in which no phone talks to the TSM."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,7 @@ def run_scenario(scenario: Scenario, folder: Path, progress: Callable[[str], Non
     """
     started_ms = _now_ms()
     plan = Plan(
-        phones=tuple(f"phone-{n}" for n in range(1, scenario.phones + 1)),
+        banks=BANKS[: scenario.banks], phones=tuple(f"phone-{n}" for n in range(1, scenario.phones + 1)),
         merchants=tuple(f"shop-{n}" for n in range(1, scenario.merchants + 1)), base_port=0, capture=True,
     )  # fmt: skip
     progress("setting up keys and certificates")
@@ -66,7 +68,7 @@ def run_scenario(scenario: Scenario, folder: Path, progress: Callable[[str], Non
     progress("starting all parties")
     outcomes = []
     with Deployment(folder) as deployment:
-        deployment.start()
+        deployment.start(*_asked(deployment, plan, scenario))
         stage = Stage(deployment)
         _await_sign_on(stage, scenario.merchants)
         for step in scenario.steps:
@@ -78,6 +80,17 @@ def run_scenario(scenario: Scenario, folder: Path, progress: Callable[[str], Non
         for undo in stage.undo:
             undo()
     return RunRecord(scenario=scenario, folder=folder, outcomes=tuple(outcomes), started_ms=started_ms)
+
+
+def _asked(deployment: Deployment, plan: Plan, scenario: Scenario) -> list[str]:
+    """All servers but those that nobody asks for anything: a TSM without terminals and TIDs, an idle provider."""
+    named = {step.fields.get("party") for step in scenario.steps}
+    idle = set()
+    if not scenario.merchants and all(step.phase in BEFORE_TSM for step in scenario.steps):
+        idle.add(plan.tsm)
+    if all(step.do != "install" for step in scenario.steps):
+        idle.add(plan.provider)
+    return [party for party in deployment.parties() if party not in idle - named]
 
 
 def _await_sign_on(stage: Stage, merchants: int) -> None:

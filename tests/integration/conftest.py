@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -75,6 +76,22 @@ class Town:
         missing = [party for party in parties if party not in self.deployment.ready]
         if missing:
             self.deployment.start(*missing)
+
+    def selling(self, shop: str) -> None:
+        """A merchant that runs, and whose terminal is signed on."""
+        if shop not in self.deployment.ready:
+            signed_on = self.after_next("tsm-1", "Tsm.SignOn")
+            self.running(shop)
+            self.until(signed_on)
+
+    @staticmethod
+    def until(look: Callable[[], T], good: Callable[[T], object] = bool, *, seconds: float = 20.0) -> T:
+        """What is seen, as soon as it is as wanted."""
+        deadline_s = time.monotonic() + seconds
+        while not good(found := look()):
+            assert time.monotonic() < deadline_s, found
+            time.sleep(0.05)
+        return found
 
     def kill(self, party: str) -> None:
         """SIGKILL."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from parties.assembly.common import Opened
-from parties.checker.report import judge
+from parties.checker.expected import Parties
+from parties.checker.report import Material, judge, judge_material, read_material
 from parties.demo import demo_scenario
 from parties.scenario.runner import RunRecord, run_scenario
 from parties.server.capture import Capture, read_capture
@@ -19,12 +21,14 @@ from parties.settings import load_settings
 from parties.storage.store import DatabaseStore
 from protocol.envelope import Wire
 from protocol.roles.bank.tables import CUSTOMERS, LIVE_GRANTS
+from protocol.roles.merchant import SALE_REFUNDS, SALES
 from protocol.roles.se.tables import OWNERS
-from protocol.roles.tsm.tables import CARDS, TERMINALS, TID_LIST
-from protocol.rows import Decision, Delete, Insert, Key, Rows, Table, Unit, Update
+from protocol.roles.tsm.tables import CARDS, PURCHASES, REFUNDS, TERMINALS, TID_LIST
+from protocol.rows import Decision, Delete, Insert, Key, Table, Unit, Update
+from protocol.types import Role
 
 pytestmark = pytest.mark.real
-PHASES = ["INIT", "ATT", "AID", "TID", "CARD"]
+PHASES = ["INIT", "ATT", "AID", "TID", "CARD", "PAY"]
 
 
 @pytest.fixture(scope="module")
@@ -56,20 +60,44 @@ def test_a_good_run_is_found_good_in_the_promised_form(record: RunRecord) -> Non
     }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def material(finished: RunRecord) -> Material:
+    return read_material(finished)
+
+
+Findings = dict[str, tuple[str, ...]]
+Change = Callable[[Any], dict[str, Any]]
+Alter = Callable[[str, Table, Callable[[Any], Any], Change], Findings]
+
+
+@pytest.fixture
+def altered(material: Material) -> Alter:
+    """The findings, by phase, after one row of a party's table was changed in what the checker read."""
+
+    def alter(name: str, table: Table, which: Callable[[Any], Any], values: Change) -> Findings:
+        (party,) = [one for one in material.parties.all if one.name == name]
+        rows = party.of(table)
+        place = next(n for n, row in enumerate(rows) if which(row))
+        row = replace(rows[place], **values(rows[place]))
+        changed = replace(party, rows=party.rows | {table.name: (*rows[:place], row, *rows[place + 1 :])})
+        parties = Parties(tuple(changed if one is party else one for one in material.parties.all))
+        verdict = judge_material(replace(material, parties=parties))
+        assert not verdict.ok
+        return {one.phase: one.findings for one in verdict.phases}
+
+    return alter
+
+
 def store_of(record: RunRecord, party: str) -> DatabaseStore:
     return Opened.of(load_settings(record.folder / party / "settings.toml")).store()
 
 
-def change(record: RunRecord, party: str, table: Table, **values: object) -> None:
-    """Alter one row of a party's database."""
-    store = store_of(record, party)
-    row = store.scan(table)[0]
+def to(**values: Any) -> Change:
+    return lambda _row: values
 
-    def decide(rows: Rows) -> Decision:
-        return Decision(writes=(Update(table, replace(row, **values)),))
 
-    store.apply(Unit((Key(table, table.key_of(row)),), decide))
-    store.close()
+def bad(findings: Findings) -> set[str]:
+    return {phase for phase, found in findings.items() if found}
 
 
 def failed(record: RunRecord) -> set[str]:
@@ -78,9 +106,8 @@ def failed(record: RunRecord) -> set[str]:
     return {one.phase for one in verdict.phases if not one.ok}
 
 
-def test_the_checker_notices_a_phone_key_that_differs(record: RunRecord) -> None:
-    change(record, "phone-1/se", OWNERS, sk_u=b"\1" * 32)
-    assert "INIT" in failed(record)
+def test_the_checker_notices_a_phone_key_that_differs(altered: Alter) -> None:
+    assert "INIT" in bad(altered("phone-1", OWNERS, bool, to(sk_u=b"\1" * 32)))
 
 
 def test_the_checker_notices_a_terminal_that_is_not_signed_on(record: RunRecord) -> None:
@@ -92,14 +119,12 @@ def test_the_checker_notices_a_terminal_that_is_not_signed_on(record: RunRecord)
     assert failed(record) == {"INIT"}
 
 
-def test_the_checker_notices_a_closed_secure_element(record: RunRecord) -> None:
-    change(record, "phone-1/se", OWNERS, open=False)
-    assert failed(record) == {"ATT"}
+def test_the_checker_notices_a_closed_secure_element(altered: Alter) -> None:
+    assert bad(altered("phone-1", OWNERS, bool, to(open=False))) == {"ATT"}
 
 
-def test_the_checker_notices_credit_that_does_not_add_up(record: RunRecord) -> None:
-    change(record, "bank-a", CUSTOMERS, granted_minor=1)
-    assert failed(record) == {"AID"}
+def test_the_checker_notices_credit_that_does_not_add_up(altered: Alter) -> None:
+    assert bad(altered("bank-a", CUSTOMERS, bool, to(granted_minor=1))) == {"AID"}
 
 
 def test_the_checker_notices_a_grant_without_a_promise(record: RunRecord) -> None:
@@ -119,16 +144,119 @@ def test_the_checker_notices_an_invented_grant(record: RunRecord) -> None:
     assert failed(record) == {"TID"}
 
 
-def test_the_checker_notices_a_card_that_only_the_tsm_has(record: RunRecord) -> None:
-    change(record, "tsm-1", CARDS, state="CLOSED")
-    assert failed(record) == {"CARD"}
+def test_the_checker_notices_a_card_that_only_the_tsm_has(altered: Alter) -> None:
+    assert bad(altered("tsm-1", CARDS, bool, to(state="CLOSED"))) == {"CARD"}
 
 
-def test_the_checker_notices_a_name_at_the_tsm(record: RunRecord) -> None:
-    change(record, "tsm-1", TERMINALS, merchant_name="Lin Mei")
-    verdict = judge(record)
-    assert not verdict.ok
-    assert all(one.ok for one in verdict.phases)
+DIFFER = "sale, receipt and the TSM's record differ at shop-1"
+SPENT = "what a grant has spent is not the sum of its purchases"
+USED = "what a card has spent is not the sum of its purchases"
+NO_CARD = "the TSM approved a purchase that no card made"
+TOLD = "a merchant was told something else than the TSM decided"
+
+
+def paid(row: Any) -> bool:
+    return row.progress == "APPROVED"
+
+
+def approved(row: Any) -> bool:
+    return row.state == "APPROVED"
+
+
+def declined(reason: str) -> Callable[[Any], bool]:
+    return lambda row: row.reason == reason
+
+
+def spent(row: Any) -> bool:
+    return row.spent_minor > 0
+
+
+def flipped(column: str) -> Change:
+    """The last byte of a column, so of a signature."""
+    return lambda row: {column: getattr(row, column)[:-1] + bytes([getattr(row, column)[-1] ^ 1])}
+
+
+@pytest.mark.parametrize(
+    ("party", "table", "which", "values", "finding"),
+    [
+        ("shop-1", SALES, paid, to(amount_minor=12_001), DIFFER),
+        ("shop-1", SALES, paid, to(currency="USD"), DIFFER),
+        ("shop-1", SALES, paid, to(card="999910*********000X"), DIFFER),
+        ("shop-1", SALES, paid, to(progress="REVERSED"), DIFFER),
+        ("shop-1", SALES, paid, to(progress="DECLINED"), DIFFER),
+        ("shop-1", SALES, paid, flipped("receipt"), "shop-1 has a receipt that the TSM did not sign for this sale"),
+        ("shop-1", SALES, paid, to(receipt=b""), "shop-1 has an approved sale without a receipt"),
+        ("shop-1", SALES, paid, to(receipt=b""), "2 sales have a receipt, 3 expected"),
+        ("shop-1", SALES, paid, to(receipt=b"", progress="DECLINED"), "the TSM approved what shop-1 did not sell"),
+        ("shop-1", SALES, paid, to(sale=bytes(16)), "the TSM approved what shop-1 never asked for"),
+        ("shop-1", SALES, paid, to(refunded_minor=1_999), "a merchant's refunds are not those of the TSM"),
+        ("shop-1", SALE_REFUNDS, bool, to(amount_minor=2_001), "a merchant's refunds are not those of the TSM"),
+        ("tsm-1", REFUNDS, bool, to(amount_minor=2_001), "the refunds of a purchase do not add up"),
+        ("tsm-1", TID_LIST, spent, lambda row: {"spent_minor": row.spent_minor + 1}, SPENT),
+        ("tsm-1", TID_LIST, spent, to(aid_limit_minor=9_999), "a grant was overspent"),
+        ("tsm-1", CARDS, spent, lambda row: {"spent_minor": row.spent_minor - 1}, USED),
+        ("tsm-1", CARDS, spent, to(used=2), USED),
+        ("tsm-1", CARDS, spent, to(uses=0), "a card was used more than its controls allow"),
+        ("tsm-1", PURCHASES, approved, lambda row: {"amount_minor": row.amount_minor + 1}, NO_CARD),
+        ("tsm-1", PURCHASES, approved, to(cryptogram=bytes(8)), NO_CARD),
+        ("tsm-1", PURCHASES, approved, to(terminal="T0000009"), NO_CARD),
+        ("tsm-1", PURCHASES, approved, to(state="REVERSED"), SPENT),
+        ("tsm-1", PURCHASES, approved, to(reason="DATA_INVALID"), "a purchase was declined, and was not"),
+        ("tsm-1", PURCHASES, approved, to(state="PENDING"), "a purchase is PENDING"),
+        ("tsm-1", PURCHASES, declined("CARD_EXPIRED"), to(reason=""), "a purchase was declined without a reason"),
+        ("tsm-1", PURCHASES, declined("CARD_EXPIRED"), to(reason="CARD_INACTIVE"),
+         "no purchase was declined for CARD_EXPIRED"),
+        ("tsm-1", PURCHASES, declined("CARD_EXPIRED"), to(reason="VERIFICATION_MISSING"), TOLD),
+        ("tsm-1", PURCHASES, declined("VERIFICATION_MISSING"), to(reason="CARD_EXPIRED"), TOLD),
+        ("tsm-1", PURCHASES, declined("SIGNATURE_INVALID"), to(state="APPROVED", reason=""), NO_CARD),
+    ],
+)  # fmt: skip
+def test_the_checker_notices_a_changed_purchase(
+    altered: Alter, party: str, table: Table, which: Callable[[Any], bool],
+    values: Change, finding: str,
+) -> None:  # fmt: skip
+    findings = altered(party, table, which, values)
+    assert finding in findings["PAY"]
+    assert not bad(findings) & {"INIT", "ATT", "AID"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "finding"),
+    [
+        ("ATC_REUSED", "two approved purchases are of one card and one counter"),
+        ("OPENING_USED", "two approved purchases are of one opening"),
+    ],
+)
+def test_the_checker_notices_a_second_approval_of_one_tap(altered: Alter, reason: str, finding: str) -> None:
+    """What the crooked counter asked for was declined; here the TSM's own record says that it was not."""
+    findings = altered("tsm-1", PURCHASES, declined(reason), to(state="APPROVED", reason=""))
+    assert finding in findings["PAY"]
+
+
+def test_the_checker_notices_a_card_in_two_receipts(altered: Alter, material: Material) -> None:
+    (other,) = [row for row in material.parties.rows(Role.MERCHANT, SALES) if row.progress == "REVERSED"]
+    findings = altered("shop-1", SALES, paid, to(receipt=other.receipt))
+    assert "a single-use card is in two receipts" in findings["PAY"]
+
+
+def test_the_checker_reads_an_altered_amount_from_the_merchants_own_database(record: RunRecord) -> None:
+    store = store_of(record, "shop-1")
+    row = next(row for row in store.scan(SALES) if paid(row))
+    write = Update(SALES, replace(row, amount_minor=row.amount_minor - 1))
+    store.apply(Unit((Key(SALES, (row.sale,)),), lambda _rows: Decision(writes=(write,))))
+    store.close()
+    assert failed(record) == {"PAY"}
+
+
+@pytest.mark.parametrize("what", ["TID", "AID", "PAN", "phone"])
+def test_the_checker_notices_what_a_merchant_must_not_know(altered: Alter, material: Material, what: str) -> None:
+    entry, card = material.parties.tsm.of(TID_LIST)[0], material.parties.tsm.of(CARDS)[0]
+    value = {"TID": entry.tid, "AID": entry.aid, "PAN": card.pan, "phone": "phone-1"}[what]
+    assert bad(altered("shop-1", SALES, paid, to(display=value))) == set()
+
+
+def test_the_checker_notices_a_name_at_the_tsm(altered: Alter) -> None:
+    assert bad(altered("tsm-1", TERMINALS, bool, to(merchant_name="Lin Mei"))) == set()
 
 
 def test_the_checker_notices_an_altered_signature_on_the_wire(record: RunRecord) -> None:

@@ -9,9 +9,10 @@ import sys
 import pytest
 
 from parties.demo import SABOTAGE
+from parties.scenario.model import PHASES as MODEL_PHASES
 
 pytestmark = pytest.mark.real
-PHASES = ["INIT", "ATT", "AID", "TID", "CARD"]
+PHASES = ["INIT", "ATT", "AID", "TID", "CARD", "PAY"]
 
 
 def demo(*arguments: str) -> tuple[int, dict]:
@@ -32,4 +33,4 @@ def test_a_sabotaged_phase_fails_and_the_phases_before_it_hold(phase: str) -> No
 
 
 def test_every_phase_can_be_sabotaged() -> None:
-    assert list(SABOTAGE) == PHASES
+    assert list(SABOTAGE) == PHASES == list(MODEL_PHASES)

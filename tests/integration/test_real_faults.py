@@ -307,11 +307,10 @@ def test_a_drain_does_not_wait_for_a_peer_that_keeps_silent(town, phone):
     assert len([grant for grant in town.rows("bank-a", GRANTS) if grant.aid == aid]) == 1
 
 
-def test_a_stopped_server_refuses_connections(town):
-    town.running("bank-b")
-    host, port = town.address(f"{PHONE}/wallet", "bank-b").split(":")
+def test_a_stopped_server_refuses_connections(town, phone):
+    host, port = town.address(f"{PHONE}/wallet", phone).split(":")
     socket.create_connection((host, int(port))).close()
-    assert town.stop("bank-b") == 0
+    assert town.stop(f"{phone}/se") == 0
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, int(port)))
     with grpc.insecure_channel(f"{host}:{port}") as channel, pytest.raises(grpc.FutureTimeoutError):

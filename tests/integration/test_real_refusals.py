@@ -30,7 +30,8 @@ from protocol.types import Purpose, Role
 
 pytestmark = pytest.mark.real
 PHONE = "phone-6"
-SERVERS = {"Bank": "bank-a", "Tsm": "tsm-1", "SoftwareProvider": "sp-1", "SecureElement": f"{PHONE}/se"}
+SERVERS = {"Bank": "bank-a", "Tsm": "tsm-1", "SoftwareProvider": "sp-1", "SecureElement": f"{PHONE}/se",
+           "Merchant": "shop-1"}  # fmt: skip
 GARBAGE = (
     Wire(cose=b""), Wire(cose=b"\x00" * 64), Wire(cose=bytes(range(256)), session=b"\xff" * 16),
     Wire(cose=b"\xd2\x84\x40\xa0\x40\x40"), Wire(cose=b"\xd0\x83\x40\xa0\x40"), Wire(cose=b"\x9f" * 2000),
@@ -42,6 +43,7 @@ BAD = {"MALFORMED", "DECRYPTION_FAILED", "WRONG_MESSAGE", "SIGNATURE_INVALID", "
 def ways(town):
     """A phone's channels to everybody, with its certificate."""
     town.running("bank-a", "tsm-1", "sp-1", f"{PHONE}/se")
+    town.selling("shop-1")
     channels = channels_of(town, f"{PHONE}/wallet")
     yield channels
     channels.close()
@@ -49,7 +51,8 @@ def ways(town):
 
 def addresses(town) -> dict[str, str]:
     peers = dict(town.opened(f"{PHONE}/wallet").settings.peers)
-    return peers | {"tsm-1/mutual": town.opened("shop-1").settings.peers["tsm-1"]}
+    shop = town.opened("shop-1").settings
+    return peers | {"tsm-1/mutual": shop.peers["tsm-1"], "shop-1": shop.mutual_listen}
 
 
 def channels_of(town, party: str | None, identity: TlsIdentity | None = None) -> Channels:
@@ -91,6 +94,7 @@ def test_garbage_to_every_call_is_refused_and_changes_nothing(town, ways):
 def test_what_is_no_envelope_is_refused_before_the_protocol_sees_it(town):
     opened = town.opened(f"{PHONE}/wallet")
     town.running(f"{PHONE}/se")
+    town.selling("shop-1")
     for service, server in SERVERS.items():
         party = server.partition("/")[0]
         with open_channel(addresses(town)[party], party, opened.client_tls()) as channel:

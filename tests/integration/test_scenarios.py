@@ -1,4 +1,4 @@
-"""Scripted runs: faults in the middle, healed, and a grant given back; the checker agrees with the script."""
+"""Scripted runs: faults in the middle, healed, a grant given back, sales that end well or not; the checker agrees."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ SCRIPT = """
 name = "faults and healing"
 [parties]
 phones = 1
-merchants = 0
+merchants = 1
+banks = 1
 [[step]]
 phase = "INIT"
 do = "add-customer"
@@ -78,10 +79,6 @@ phone = "phone-1"
 as = "aid"
 [[step]]
 phase = "TID"
-do = "restart"
-party = "tsm-1"
-[[step]]
-phase = "TID"
 do = "register"
 bank = "bank-a"
 phone = "phone-1"
@@ -106,8 +103,85 @@ do = "issue"
 bank = "bank-a"
 phone = "phone-1"
 tid = "$tid2"
-number = 3
+number = 5
+[[step]]
+phase = "PAY"
+do = "start-sale"
+merchant = "shop-1"
+amount = 500
+as = "changed-mind"
+[[step]]
+phase = "PAY"
+do = "pay"
+merchant = "shop-1"
+phone = "phone-1"
+tid = "$tid2"
+amount = 500
+expect = "WRONG_STATE"
+[[step]]
+phase = "PAY"
+do = "cancel-sale"
+merchant = "shop-1"
+sale = "$changed-mind"
+[[step]]
+phase = "PAY"
+do = "set-pin"
+phone = "phone-1"
+pin = "8265"
+[[step]]
+phase = "PAY"
+do = "pay"
+merchant = "shop-1"
+phone = "phone-1"
+tid = "$tid2"
+amount = 30000
+ends = "CANCELED"
+[[step]]
+phase = "PAY"
+do = "pay"
+merchant = "shop-1"
+phone = "phone-1"
+tid = "$tid2"
+amount = 60000
+expect = "NO_CARD"
+[[step]]
+phase = "PAY"
+do = "restart"
+party = "shop-1"
+[[step]]
+phase = "PAY"
+do = "pay"
+merchant = "shop-1"
+phone = "phone-1"
+tid = "$tid2"
+amount = 500
+ceiling = 800
+as = "bread"
+[[step]]
+phase = "PAY"
+do = "void"
+merchant = "shop-1"
+sale = "$bread"
+[[step]]
+phase = "PAY"
+do = "refund"
+merchant = "shop-1"
+sale = "$bread"
+amount = 1
+expect = "WRONG_STATE"
+[[step]]
+phase = "PAY"
+do = "declines"
+merchant = "shop-1"
+phone = "phone-1"
+tid = "$tid2"
+reasons = ["CARD_USED_UP", "VERIFICATION_MISSING", "REVERSED_BEFORE"]
 """
+
+
+BUYER = 'phase = "PAY"\nmerchant = "shop-1"\nphone = "phone-1"\ntid = "t"\n'
+PAY = f'name = "x"\n[[step]]\ndo = "pay"\n{BUYER}'
+DECLINES = f'name = "x"\n[[step]]\ndo = "declines"\n{BUYER}'
 
 
 def run(path: Path) -> subprocess.CompletedProcess[str]:
@@ -134,6 +208,15 @@ def test_a_scripted_run_with_faults_ends_as_the_script_says(tmp_path: Path) -> N
         ('name = "x"\n[[step]]\ndo = "enroll"\nphase = "INIT"\nphone = "phone-1"', "bank"),
         ('name = "x"\n[[step]]\ndo = "kill"\nphase = "INIT"\nparty = "bank-a"\nexpect = "NO_CODE"', "NO_CODE"),
         ('name = "x"\n[parties]\nphones = -1', "phones"),
+        ('name = "x"\n[parties]\nbanks = 5', "banks"),
+        ('name = "x"\n[parties]\nghosts = 1', "banks"),
+        (f"{PAY}amount = -1", "amount"),
+        (f'{PAY}amount = "12"', "amount"),
+        (f'{PAY}amount = 12\nends = "HAPPILY"', "ends"),
+        (f"{PAY}amount = 12\npin = 8265", "pin"),
+        (f"{PAY}amount = 12\ntip = 1", "tip"),
+        (f'{DECLINES}reasons = ["BAD_MOOD"]', "reasons"),
+        (f'{DECLINES}reasons = "DATA_INVALID"', "reasons"),
         ("name = ", "TOML"),
     ],
 )
