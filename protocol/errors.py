@@ -82,7 +82,7 @@ class WrongPeer(ProtocolError, code="WRONG_PEER", status=_DENY, meaning="the TLS
 
 
 class Expired(ProtocolError, code="EXPIRED", status=_STATE, meaning="past its expiry"):
-    """`exp` is more than the allowed skew in the past."""
+    """`exp` is more than the allowed skew in the past; or a terminal's key is past its sign-on, a word older than a lock."""
 
 
 class NotYetValid(ProtocolError, code="NOT_YET_VALID", status=_STATE, meaning="issued in the future"):
@@ -136,7 +136,7 @@ class FactorsInsufficient(
 class FactorLocked(
     ProtocolError, code="FACTOR_LOCKED", status=_DENY, meaning="too many wrong entries; the bank must reopen it"
 ):
-    """TW-G3b: locked after five wrong entries in a row."""
+    """TW-G3b: locked after five wrong entries in a row; the answer to the fifth, too."""
 
 
 class AccountLimitReached(
@@ -252,7 +252,7 @@ class IdentifierTaken(
 class LimitExceeded(
     ProtocolError, code="LIMIT_EXCEEDED", status=_STATE, meaning="over the account's, the user's or the card's limit"
 ):
-    """The sum asked for is over a limit in force."""
+    """The sum asked for is over a limit in force; or a refund is of nothing, or of another currency."""
 
 
 # --- CARD ----------------------------------------------------------------------------------------------------------

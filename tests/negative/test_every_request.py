@@ -31,6 +31,7 @@ from protocol.errors import (
     WrongState,
 )
 from protocol.roles.bank import bank_steps
+from protocol.roles.merchant import merchant_steps
 from protocol.roles.se import se_steps
 from protocol.roles.sp import sp_steps
 from protocol.roles.tsm import tsm_steps
@@ -44,17 +45,19 @@ TSM = (
     "Tsm.OpenAccount", "Tsm.ProveCredit", "Tsm.RequestCards", "Tsm.IssueCards", "Tsm.ActivateCards", "Tsm.SignOn",
     "Tsm.CloseAccount",
 )  # fmt: skip
+TERMINAL = ("Tsm.Authorize", "Tsm.AuthorizeBatch", "Tsm.Reverse", "Tsm.Refund")
+TILL = ("Merchant.StartSale", "Merchant.GetSale", "Merchant.CancelSale", "Merchant.RefundSale")
 SE = tuple(
     f"SecureElement.{name}"
     for name in (
         "Enroll", "InstallIdentity", "Measure", "Quote", "AcceptDecision", "BeginAccount", "GenerateAccountKeys",
         "InstallAccount", "InstallPass", "GenerateServiceKeys", "MakeBankInfo", "SignService", "OpenService",
-        "GenerateCardKeys", "InstallCards", "Status",
+        "GenerateCardKeys", "InstallCards", "OpenCard", "SetPin", "VerifyPin", "ReopenPin", "Status",
     )
 )  # fmt: skip
 SP = ("SoftwareProvider.GetRelease", "SoftwareProvider.GetReferenceValues")
-ALL = (*BANK, *TSM, *SE, *SP)
-STATELESS = ("Tsm.OpenAccount", "SecureElement.Measure", "SecureElement.Status", *SP)
+ALL = (*BANK, *TSM, *TERMINAL, *TILL, *SE, *SP)
+STATELESS = ("Tsm.OpenAccount", "Merchant.GetSale", "SecureElement.Measure", "SecureElement.Status", *SP)
 KEEPING = tuple(rpc for rpc in ALL if rpc not in STATELESS)
 
 SESSIONS = {
@@ -65,12 +68,14 @@ SESSIONS = {
 BY_KID = (
     "Bank.Challenge", "Bank.ApproveInstall", "Bank.ReportInstall", "Bank.VerifyLaunch", "Bank.RequestAccount",
     "Bank.ApproveGrant", "Bank.ReleaseGrant", "Tsm.RequestCards", "Tsm.SignOn",
+    *TERMINAL, *TILL,
 )  # fmt: skip
 """RPCs that look the signer up by its thumbprint: a stranger's key is unknown there, elsewhere it does not verify."""
-PLAIN = ("Bank.Challenge", "Bank.Enroll", "Tsm.SignOn", *SE, *SP)
+PLAIN = ("Bank.Challenge", "Bank.Enroll", "Tsm.SignOn", *TERMINAL, *TILL, *SE, *SP)
 PEERED = {
     "Bank.Challenge": (Role.PHONE, Role.SE), "Bank.Enroll": (Role.PHONE, Role.SE), "Bank.ApproveGrant": (Role.TSM,),
     "Bank.ReleaseGrant": (Role.TSM,), "Tsm.SignOn": (Role.MERCHANT,),
+    **dict.fromkeys((*TERMINAL, *TILL), (Role.MERCHANT,)),
 }  # fmt: skip
 """RPCs whose signer must also be who the transport says."""
 MOVED_ON = {
@@ -88,7 +93,7 @@ def test_the_table_names_every_step(bench) -> None:
     parties = bench.tape.parties
     made = (
         bank_steps(parties["bank-a"].value), tsm_steps(parties["tsm-1"].value), se_steps(parties["phone-1"].value),
-        sp_steps(parties["sp-1"].value),
+        sp_steps(parties["sp-1"].value), merchant_steps(parties["shop-1"].value),
     )  # fmt: skip
     steps: dict[str, Any] = {rpc: step for party in made for rpc, step in party.items()}
     assert set(ALL) == set(steps)

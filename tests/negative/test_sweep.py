@@ -10,7 +10,7 @@ from support.tape import Taken
 
 from protocol.engine import Peer
 from protocol.envelope import Wire
-from protocol.errors import ProtocolError
+from protocol.errors import NoCard, ProtocolError, PurchaseUnknown, UnknownKey, WrongState
 
 STRIDE = 11
 """Every eleventh byte is flipped, another bit of it each time, from another start for each request."""
@@ -35,9 +35,13 @@ def _flipped(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ (1 << at % 8)]) + data[at + 1 :]
 
 
-@pytest.fixture(params=range(37))
+REQUESTS = 61
+"""On the tape of the first phone's way through all phases."""
+
+
+@pytest.fixture(params=range(REQUESTS))
 def taken(request: pytest.FixtureRequest, bench) -> Taken:
-    """Each request of the first phone's way through all phases."""
+    assert len(bench.tape.taken) == bench.tape.start + REQUESTS
     taken: Taken = bench.tape.taken[bench.tape.start + request.param]
     bench.tape.restore(taken.before)
     return taken
@@ -92,10 +96,43 @@ The bank leaves it to the SE that a launch comes before the first account; a TSM
 """
 
 
+ISSUED = 37
+"""So many requests until the cards are active. From then on each has a few conditions only, which are listed."""
+
+
 def test_before_its_time(bench, taken: Taken) -> None:
     """Any later request to the same party, while this one has not come yet."""
     with bench.tape.unchanged():
-        for other in bench.tape.taken[taken.index + 1 : bench.tape.start + 37]:
+        for other in bench.tape.taken[taken.index + 1 : bench.tape.start + ISSUED]:
             missing = BEGINNING.get(other.rpc, ())
             if other.peer == taken.peer and missing is not None and taken.rpc not in missing:
                 refused(bench, other.peer, other.rpc, other.wire, other.caller)
+
+
+CONDITIONS: tuple[tuple[str, tuple[str, int], type[ProtocolError]], ...] = (
+    ("Tsm.Authorize", ("Tsm.SignOn", 0), UnknownKey),
+    ("Tsm.AuthorizeBatch", ("Tsm.SignOn", 0), UnknownKey),
+    ("Tsm.Reverse", ("Tsm.SignOn", 0), UnknownKey),
+    ("Tsm.Refund", ("Tsm.SignOn", 0), UnknownKey),
+    ("Tsm.Refund", ("Tsm.Authorize", 0), PurchaseUnknown),
+    ("Merchant.GetSale", ("Merchant.StartSale", 0), PurchaseUnknown),
+    ("Merchant.RefundSale", ("Merchant.StartSale", 0), PurchaseUnknown),
+    ("Merchant.RefundSale", ("Tsm.Authorize", 0), WrongState),
+    ("Merchant.CancelSale", ("Merchant.StartSale", 1), PurchaseUnknown),
+    ("SecureElement.OpenCard", ("SecureElement.MakeBankInfo", 0), WrongState),
+    ("SecureElement.OpenCard", ("SecureElement.GenerateCardKeys", 0), NoCard),
+    ("SecureElement.OpenCard", ("SecureElement.InstallCards", 0), NoCard),
+    ("SecureElement.OpenCard", ("SecureElement.OpenService", 1), NoCard),
+    ("SecureElement.VerifyPin", ("SecureElement.OpenCard", 0), WrongState),
+    ("SecureElement.VerifyPin", ("SecureElement.OpenCard", 1), WrongState),
+    ("SecureElement.ReopenPin", ("SecureElement.SetPin", 0), WrongState),
+    ("SecureElement.ReopenPin", ("SecureElement.VerifyPin", 0), WrongState),
+)
+
+
+@pytest.mark.parametrize(("rpc", "before", "error"), CONDITIONS)
+def test_paying_before_its_time(bench, rpc: str, before: tuple[str, int], error: type[ProtocolError]) -> None:
+    """The request comes while what it needs has not come yet."""
+    taken = bench.tape.take(rpc)
+    bench.tape.restore({**bench.tape.take(*before).before, "time_s": taken.before["time_s"]})
+    bench.refused(taken, taken.wire, error)

@@ -11,7 +11,8 @@ from support.world import Phone, World
 
 from protocol.card.terminal import Sale
 from protocol.card.transaction import Transaction
-from protocol.messages.pay import EmvPurchase
+from protocol.messages.pay import Decided, EmvPurchase, Verdict
+from protocol.roles.tsm.purchase import Reason
 from protocol.roles.tsm.tables import CARDS, PURCHASES, TID_LIST, CardRow, Purchase, TidEntry
 from protocol.rows import Decision, Table, Unit, Update
 
@@ -71,3 +72,42 @@ def amend(world: World, party: str, table: Table[Any], **columns: Any) -> None:
     store = world.parties[party].store
     writes = tuple(Update(table, replace(row, **columns)) for row in store.scan(table))
     store.apply(Unit((), lambda rows: Decision(writes=writes)))
+
+
+# --- how a decision is asserted --------------------------------------------------------------------------------------
+def declined(customer: Customer, purchase: EmvPurchase, reason: Reason, counter: Counter | None = None) -> Decided:
+    """Declined for this reason, which is kept; the merchant learns the verdict; nothing else has changed."""
+    counter = counter or customer.counter
+    cards, grants, before = customer.cards(), customer.world.parties[TSM].store.scan(TID_LIST), customer.purchases()
+    decided = counter.authorize(purchase)
+    verify = reason is Reason.VERIFICATION_MISSING
+    assert (decided.verdict, decided.response_code) == (
+        (Verdict.VERIFY, "65") if verify else (Verdict.DECLINED, "05")
+    )  # fmt: skip
+    assert (decided.sale, decided.merchant, decided.terminal) == (
+        purchase.sale, counter.keys.name, counter.terminal.terminal
+    )  # fmt: skip
+    assert (customer.cards(), customer.world.parties[TSM].store.scan(TID_LIST)) == (cards, grants)
+    if reason in (Reason.SALE_REUSED, Reason.REVERSED_BEFORE):
+        assert customer.purchases() == before
+    else:
+        row = counter.row(purchase.sale)
+        assert (row.state, row.reason, row.refunded_minor) == ("DECLINED", reason, 0)
+        assert len(customer.purchases()) == len(before) + 1
+    return decided
+
+
+def approved(customer: Customer, purchase: EmvPurchase) -> Decided:
+    """Approved: charged to this card and its grant."""
+    cards, spent_minor = customer.cards(), customer.grant().spent_minor
+    decided = customer.counter.authorize(purchase)
+    assert (decided.verdict, decided.response_code) == (Verdict.APPROVED, "00")
+    row, card = customer.counter.row(purchase.sale), customer.card_of(purchase)
+    assert (row.state, row.reason, row.amount_minor) == ("APPROVED", "", decided.amount_minor)
+    before = cards[card.pan_ref]
+    assert (card.used, card.spent_minor) == (before.used + 1, before.spent_minor + row.amount_minor)
+    assert customer.grant().spent_minor == spent_minor + row.amount_minor
+    assert {ref: held for ref, held in customer.cards().items() if ref != card.pan_ref} == {
+        ref: held for ref, held in cards.items() if ref != card.pan_ref
+    }
+    return decided

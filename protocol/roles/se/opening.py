@@ -64,7 +64,7 @@ class OpenCardStep(SeStep[SeOpenCard, OpeningCard]):
 
     def look(self, command: SeOpenCard, ctx: Context) -> OpeningCard:
         service = service_of(ctx, command.tid)
-        if service.state != "ACTIVE":
+        if command.ceiling_minor and service.state != "ACTIVE":
             raise WrongState("the account is not active")
         return OpeningCard(command=command, service=service, bank=account_of(ctx, service.account).bank)
 
