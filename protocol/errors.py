@@ -82,7 +82,7 @@ class WrongPeer(ProtocolError, code="WRONG_PEER", status=_DENY, meaning="the TLS
 
 
 class Expired(ProtocolError, code="EXPIRED", status=_STATE, meaning="past its expiry"):
-    """`exp` is more than the allowed skew in the past; or a terminal's key is past its sign-on, a word older than a lock."""
+    """`exp` is too far in the past; or a terminal's key is past its sign-on, or a word is older than a lock."""
 
 
 class NotYetValid(ProtocolError, code="NOT_YET_VALID", status=_STATE, meaning="issued in the future"):

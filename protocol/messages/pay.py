@@ -51,8 +51,8 @@ class ReversalReason(StrEnum):
 class EmvPurchase(Record):
     """What the terminal and the card said to each other: all that is under certificate, SDAD and ARQC.
 
-    `information` is the CID (9F27), `issuer_data` 9F10, `signature` SDAD (9F4B); the ARQC is inside it. Each record stands
-    once and is one that `afl` names.
+    `information` is the CID (9F27), `issuer_data` 9F10, `signature` SDAD (9F4B); the ARQC is inside it. Each record
+    stands once and is one that `afl` names.
     """
 
     NAME: ClassVar[str] = "emv-purchase"
