@@ -161,8 +161,8 @@ def cddl_head(text: str) -> str:
 _ABOUT_CODES: Final = """\
 A refusal is a gRPC status with one of these codes; the detail stays in the local log. It changes nothing, but that a
 wrong passcode or PIN is counted. *Every call* means that the code can come from opening, deciding once or running;
-codes by call stand in [spec-map.md](spec-map.md). A dash means that no call answers it: it is told locally, or comes with a
-phase that is not built yet. The reason in an `attestation-decision` is one of these codes too, or empty.
+codes by call stand in [spec-map.md](spec-map.md). A dash means that no call answers it: it is told locally, or comes
+with a phase that is not built yet. The reason in an `attestation-decision` is one of these codes too, or empty.
 """
 
 

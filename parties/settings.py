@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import os
 import re
 import tomllib
@@ -131,3 +133,14 @@ def _database(url: str, folder: Path) -> str:
     if url.startswith(prefix) and not url.startswith((prefix + "/", prefix + "file:")):
         return prefix + str(folder.resolve() / url.removeprefix(prefix))
     return url
+
+
+def loopback(reader: str) -> str:
+    """HOST:PORT, if it is this machine's: card numbers go through it in the clear. Raises: SettingsInvalid."""
+    host, _, port = reader.rpartition(":")
+    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) <= MAX_PORT:
+        raise SettingsInvalid(f"a reader is HOST:PORT, not {reader!r}")
+    with contextlib.suppress(ValueError):
+        if host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback:
+            return reader
+    raise SettingsInvalid(f"the reader {reader!r} is not on this machine: use 127.0.0.1:PORT")

@@ -1,7 +1,7 @@
 """Readers of a merchant's lane: the field of a phone over gRPC, or a card on a PC/SC reader.
 
 The gRPC field stands for the air between phone and reader. As there, nothing is encrypted and anybody near can listen,
-so both ends belong on one machine. A phone that is held to the reader listens on the reader's address, and the reader
+so both ends are on one machine. A phone that is held to the reader listens on the reader's address, and the reader
 finds it there; when it is taken away, the stream ends.
 """
 
@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import grpc
 
 from parties.rpc.secure_element_pb2 import Apdu
-from parties.settings import MAX_PORT
+from parties.settings import loopback
 from protocol.card.apdu import MAX_RESPONSE_BYTES
 from protocol.card.outcome import CardLost
 from protocol.errors import SettingsInvalid
@@ -167,7 +167,6 @@ def open_reader(text: str) -> CardReader:
     kind, _, name = text.partition(":")
     if kind == "pcsc" and name:
         return PcscReader(name)
-    host, _, port = name.rpartition(":")
-    if kind == "grpc" and host and port.isascii() and port.isdecimal() and 0 < int(port) <= MAX_PORT:
-        return GrpcReader(name)
+    if kind == "grpc":
+        return GrpcReader(loopback(name))
     raise SettingsInvalid(f"a reader is grpc:HOST:PORT or pcsc:NAME, not {text!r}")

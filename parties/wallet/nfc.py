@@ -7,8 +7,6 @@ is in the APDUs. The phone is the server, as a card waits for a terminal; the li
 from __future__ import annotations
 
 import contextlib
-import ipaddress
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,8 +19,9 @@ import grpc
 from parties import apdus
 from parties.channels import refuse
 from parties.rpc.secure_element_pb2 import Apdu
+from parties.settings import loopback
 from protocol.card.apdu import Command, Ins, Response
-from protocol.errors import CardDataInvalid, Overloaded, PortInUse, ProtocolError, SettingsInvalid
+from protocol.errors import CardDataInvalid, Overloaded, PortInUse, ProtocolError
 
 MAX_MESSAGE_BYTES: Final = 1024
 STOP_S: Final = 2.0
@@ -74,17 +73,6 @@ def hold(reader: str, link: Callable[[], Link], seconds: float, *, stopped: thre
     finally:
         server.stop(STOP_S).wait()
     return phone.meeting()
-
-
-def loopback(reader: str) -> str:
-    """HOST:PORT, if it is this machine's: card numbers go through it in the clear. Raises: SettingsInvalid."""
-    host, _, port = reader.rpartition(":")
-    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
-        raise SettingsInvalid(f"a reader is HOST:PORT, not {reader!r}")
-    with contextlib.suppress(ValueError):
-        if host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback:
-            return reader
-    raise SettingsInvalid(f"the reader {reader!r} is not on this machine: use 127.0.0.1:PORT")
 
 
 class _Phone:

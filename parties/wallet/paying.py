@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
-from parties.wallet.nfc import Link, hold, loopback
+from parties.settings import loopback
+from parties.wallet.nfc import Link, hold
 from protocol.errors import ProtocolError, Unavailable
 from protocol.messages.se import Opening, OpeningState
 from protocol.roles.wallet import Flow, Wallet, close_card, open_card, status, verify_pin

@@ -14,7 +14,8 @@ import pytest
 
 from parties.apdus import MAX_APDUS
 from parties.channels import ApduStream, refusal_of
-from parties.wallet.nfc import MAX_MESSAGE_BYTES, Meeting, hold, loopback
+from parties.settings import loopback
+from parties.wallet.nfc import MAX_MESSAGE_BYTES, Meeting, hold
 from protocol.errors import Malformed, Overloaded, Oversize, PortInUse, ProtocolError, SettingsInvalid, Unavailable
 
 SELECT = bytes.fromhex("00A404000E325041592E5359532E444446303100")

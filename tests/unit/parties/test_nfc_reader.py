@@ -169,7 +169,7 @@ def test_readers_by_their_names() -> None:
     assert isinstance(open_reader("grpc:127.0.0.1:7410"), GrpcReader)
     assert isinstance(open_reader("pcsc:ACME Reader: 00 00"), PcscReader)
     for text in ("", "grpc", "grpc:", "grpc:127.0.0.1", "grpc::7410", "grpc:host:0", "grpc:host:65536", "grpc:host:٣",
-                 "pcsc", "pcsc:", "usb:1"):  # fmt: skip
+                 "grpc:192.0.2.7:7410", "pcsc", "pcsc:", "usb:1"):  # fmt: skip
         with pytest.raises(SettingsInvalid) as caught:
             open_reader(text)
         assert caught.value.code == "SETTINGS_INVALID"
