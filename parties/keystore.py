@@ -74,6 +74,7 @@ class Keystore:
         self._path = path
         self._lock = lock
         self._data_key = data_key
+        self._blinding = _subkey(data_key, b"blind")
         self._entries = dict(entries)
 
     @classmethod
@@ -134,7 +135,7 @@ class Keystore:
 
     def blind(self, label: str, value: bytes) -> bytes:
         """A keyed digest (32 bytes) of `value`: an index to look it up by that tells nothing without the keystore."""
-        return mac(_subkey(self._data_key, b"blind"), encode([label, value]))
+        return mac(self._blinding, encode([label, value]))
 
     def _write(self, *, new: bool) -> None:
         sealed = seal(_subkey(self._data_key, b"entries"), encode(self._entries), _MAGIC)

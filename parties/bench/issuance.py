@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from parties.assembly.roles import build_tsm
-from parties.bench.town import PHONE, TSM, Town
+from parties.bench.town import PHONE, TSM, Town, settle
 from protocol.card.rsa import ICC_BITS, generate_key
 from protocol.envelope import Wire
 from protocol.roles.tsm.issuer import EmvIssuer
@@ -20,8 +19,9 @@ BATCH: Final = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuanceCost:
-    """Medians of processor time for a batch of 32, in milliseconds: the whole of CARD-3/4 at the TSM with its database,
-    32 private operations of the issuer's key alone, and their ratio; and the SE's 32 key pairs, made ahead of need."""
+    """Processor time for a batch of 32, in milliseconds, at best of all rounds: the whole of CARD-3/4 at the TSM with its
+    database, 32 private operations of the issuer's key alone, and their ratio; and the SE's 32 key pairs, made ahead of
+    need. Other work on the machine only ever adds, so the best says most."""
 
     rounds: int
     issue_ms: float
@@ -43,10 +43,10 @@ def measure_issuance(town: Town, tid: str, rounds: int, progress: Callable[[], N
         issued.append(_issue(town, tid))
         signed.append(_thread_ms(lambda: [private.apply(block, entropy) for _ in range(BATCH)]))
         made.append(_thread_ms(lambda: generate_key(ICC_BITS)) * BATCH)
-    issue_ms, signatures_ms = statistics.median(issued), statistics.median(signed)
+    issue_ms, signatures_ms = min(issued), min(signed)
     return IssuanceCost(
         rounds=rounds, issue_ms=issue_ms, signatures_ms=signatures_ms, ratio=issue_ms / signatures_ms,
-        card_keys_ms=statistics.median(made),
+        card_keys_ms=min(made),
     )  # fmt: skip
 
 
@@ -57,6 +57,8 @@ def _issue(town: Town, tid: str) -> float:
         call: Call = next(flow)
         while True:
             peer = PHONE if call.peer == "se" else call.peer
+            if call.rpc == "Tsm.IssueCards":
+                settle()  # the phone is another machine
             before_ns = time.thread_time_ns()
             reply = town.call(peer, call.rpc, call.wire)
             if call.rpc == "Tsm.IssueCards":

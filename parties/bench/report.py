@@ -50,7 +50,9 @@ def print_report(report: Report, console: Console) -> None:
     tap, issuance = report.tap, report.issuance
     table = Table("what", "measured", "bound")
     table.add_row(
-        "card, processor time of a tap", f"{tap.card_ms:.2f} ms (p95 {tap.card_p95_ms:.2f})", f"{MAX_CARD_MS} ms"
+        "card, processor time of a tap",
+        f"{tap.card_ms:.2f} ms (best {tap.card_best_ms:.2f}, p95 {tap.card_p95_ms:.2f})",
+        f"{MAX_CARD_MS} ms",
     )
     table.add_row(
         "air time at 106 kbit/s, modeled",

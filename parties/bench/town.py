@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ SHOP: Final = "shop-1"
 PHONE: Final = "phone-1"
 _PASSCODE: Final = "bench-7351"
 _LIMIT_MINOR: Final = 20_000_000
+_LOOK_S: Final = 0.2
+_PATIENCE: Final = 100
 
 
 @dataclass
@@ -129,3 +132,12 @@ def register_phone(town: Town, *, cards: int) -> str:
         town.run(issue_cards(wallet, tsm=TSM, tid=tid, number=min(cards, 32)))
         cards -= 32
     return tid
+
+
+def settle() -> None:
+    """Until nothing else works in this process: the phone makes card keys ahead, in a thread that others would feel."""
+    for _ in range(_PATIENCE):
+        before_s = time.process_time()
+        time.sleep(_LOOK_S)
+        if time.process_time() - before_s < _LOOK_S / 20:
+            return

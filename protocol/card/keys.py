@@ -20,6 +20,9 @@ KEY_BYTES: Final = 16
 _MIN_PAN_DIGITS: Final = 17
 _MAX_PAN_DIGITS: Final = 19
 _DECIMALIZED: Final = str.maketrans("abcdef", "012345")
+_NO_LETTERS: Final = str.maketrans("", "", "abcdef")
+_NO_DIGITS: Final = str.maketrans("", "", "0123456789")
+_ONES: Final = (1 << 64) - 1
 _WEAK_HALVES: Final = frozenset(
     bytes.fromhex(half)
     for half in (
@@ -32,9 +35,12 @@ _WEAK_HALVES: Final = frozenset(
 )
 
 
+_ODD: Final = bytes(byte & 0xFE | 1 ^ (byte >> 1).bit_count() & 1 for byte in range(256))
+
+
 def odd_parity(key: bytes) -> bytes:
     """The key with each byte's lowest bit set for odd parity, as DES keys are written."""
-    return bytes(byte & 0xFE | 1 ^ (byte >> 1).bit_count() & 1 for byte in key)
+    return key.translate(_ODD)
 
 
 def check_key(key: bytes) -> bytes:
@@ -66,8 +72,8 @@ def _decimal_digits(pan: str, sequence: str) -> str:
     digits = pan + sequence
     packed = bytes.fromhex(digits if len(digits) % 2 == 0 else "0" + digits)
     hexadecimal = hashlib.sha1(packed).hexdigest()  # noqa: S324 - the derivation's own, no collision matters
-    decimal = "".join(digit for digit in hexadecimal if digit.isdecimal())
-    letters = "".join(digit for digit in hexadecimal if digit.isalpha()).translate(_DECIMALIZED)
+    decimal = hexadecimal.translate(_NO_LETTERS)
+    letters = hexadecimal.translate(_NO_DIGITS).translate(_DECIMALIZED)
     return (decimal + letters)[:16]
 
 
@@ -80,4 +86,5 @@ def derive_card_key(master: bytes, pan: str, *, sequence: str = "00") -> bytes:
     if not (pan.isascii() and pan.isdecimal() and _MIN_PAN_DIGITS <= len(pan) <= _MAX_PAN_DIGITS):
         raise CardDataInvalid("option B takes numbers of 17 to 19 digits")
     block = bytes.fromhex(_decimal_digits(pan, sequence))
-    return odd_parity(encrypt_blocks(master, block + bytes(byte ^ 0xFF for byte in block)))
+    opposite = (int.from_bytes(block, "big") ^ _ONES).to_bytes(8, "big")
+    return odd_parity(encrypt_blocks(master, block + opposite))

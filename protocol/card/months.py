@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 
 from protocol.errors import CardDataInvalid
 
@@ -44,7 +45,7 @@ class Month:
     @property
     def last_day(self) -> date:
         """The last day on which what expires this month is good."""
-        return date(self.year, self.month, calendar.monthrange(self.year, self.month)[1])
+        return _last_day(self.year, self.month)
 
     def to_yymmdd(self) -> bytes:
         """The application expiration date, tag 5F24: the month's last day."""
@@ -60,3 +61,8 @@ class Month:
         """The month so many months later. Raises: CardDataInvalid beyond what a card can name."""
         count = self.year * 12 + self.month - 1 + months
         return Month(year=count // 12, month=count % 12 + 1)
+
+
+@lru_cache(maxsize=64)
+def _last_day(year: int, month: int) -> date:
+    return date(year, month, calendar.monthrange(year, month)[1])
