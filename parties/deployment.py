@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import select
-import signal
-import subprocess
-import sys
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 from parties.settings import load_settings
+from parties.template import ServerProcess, Template
 from protocol.errors import Unavailable
 from protocol.types import Role
 
@@ -29,7 +26,9 @@ class Deployment:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ready: dict[str, dict[str, Any]] = {}
-        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._processes: dict[str, ServerProcess] = {}
+        self._template: Template | None = None
+        self._lock = threading.Lock()
 
     def parties(self) -> list[str]:
         """All servers of the environment, in the order in which they are started."""
@@ -46,19 +45,27 @@ class Deployment:
         return self.folder / party / "settings.toml"
 
     def launch(self, party: str) -> None:
-        """Start a server process without waiting for it. Its log is `log.jsonl` beside its settings."""
-        role = load_settings(self.settings(party)).role
-        command = [sys.executable, "-m", "parties", "serve", role.value, "--settings", str(self.settings(party))]
+        """Start a server process without waiting for it. Its log is `log.jsonl` beside its settings.
+
+        Raises: Unavailable if no process can be started.
+        """
+        settings = self.settings(party).absolute()
+        arguments = ["serve", load_settings(settings).role.value, "--settings", str(settings)]
         with (self.folder / party / "log.jsonl").open("ab") as log:
-            self._processes[party] = subprocess.Popen(  # noqa: S603  # our own command
-                command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, text=True,
-                start_new_session=True,
-            )  # fmt: skip
+            self._processes[party] = self._loaded().fork(arguments, log)
+
+    def _loaded(self) -> Template:
+        with self._lock:
+            if self._template is not None and not self._template.alive:
+                self._template.close()
+                self._template = None
+            if self._template is None:
+                self._template = Template()
+            return self._template
 
     def await_ready(self, party: str) -> None:
         """Raises: Unavailable with the last line of the log if the server does not come up."""
         process = self._processes[party]
-        assert process.stdout is not None
         deadline_s = time.monotonic() + START_S
         while time.monotonic() < deadline_s:
             if select.select([process.stdout], [], [], 0.2)[0]:
@@ -66,7 +73,7 @@ class Deployment:
                 if line:
                     self.ready[party] = json.loads(line)
                     return
-            if process.poll() is not None:
+            if process.wait(0) is not None:
                 break
         self.kill(party)
         lines = (self.folder / party / "log.jsonl").read_text().splitlines()
@@ -87,37 +94,36 @@ class Deployment:
         return self._processes[party].pid
 
     def stop(self, party: str) -> int:
-        """SIGTERM, which drains; the exit status."""
+        """SIGTERM, which drains; the exit status. Raises: TimeoutError if it does not end, and is killed."""
         process = self._processes.pop(party)
-        process.send_signal(signal.SIGTERM)
+        process.terminate()
         try:
-            return process.wait(STOP_S)
+            status = process.wait(STOP_S)
         finally:
-            self._end(process)
+            process.end()
+        if status is None:
+            raise TimeoutError(f"{party} did not end within {STOP_S} s")
+        return status
 
     def kill(self, party: str) -> None:
         """SIGKILL: the party gets no chance to tidy up."""
-        self._end(self._processes.pop(party))
-
-    def _end(self, process: subprocess.Popen[str]) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        self._processes.pop(party).end()
 
     def close(self) -> None:
         """Drain all that still runs."""
         running = list(self._processes)
         for party in running:
-            self._processes[party].send_signal(signal.SIGTERM)
+            self._processes[party].terminate()
         for party in running:
             process = self._processes.pop(party)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_S)
-            self._end(process)
+            process.wait(STOP_S)
+            process.end()
+        if self._template is not None:
+            self._template.close()
+            self._template = None
 
     def __enter__(self) -> Deployment:
+        self._loaded()  # so that it loads while the caller makes the environment
         return self
 
     def __exit__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import signal
 import sys
@@ -16,7 +17,7 @@ from typing import Final
 from parties.assembly.common import Opened
 from parties.assembly.roles import STEPS, build_applet, build_lane, build_shop, build_tsm
 from parties.channels import Channels
-from parties.links.vpcd import VpcdLink
+from parties.links.vpcd import VpcdLink, parse_address
 from parties.server.capture import Capture
 from parties.server.field import field_handler
 from parties.server.logs import configure_logs, log
@@ -80,6 +81,19 @@ class VirtualReader:
     address: str
     channel: Channel = Channel.CONTACTLESS
 
+    def __post_init__(self) -> None:
+        """Raises: SettingsInvalid."""
+        parse_address(self.address)
+
+    @property
+    def is_near(self) -> bool:
+        """Is it on this machine?"""
+        host, _ = parse_address(self.address)
+        try:
+            return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
+
 
 def serve(path: Path, role: Role, *, reader: VirtualReader | None = None) -> None:
     """Run until SIGTERM or SIGINT, then drain. Prints one JSON line when it is ready.
@@ -109,9 +123,7 @@ def serve(path: Path, role: Role, *, reader: VirtualReader | None = None) -> Non
             close()
 
 
-def _run(
-    opened: Opened, store: Store, channels: Channels, stop: threading.Event, reader: VirtualReader | None
-) -> None:
+def _run(opened: Opened, store: Store, channels: Channels, stop: threading.Event, reader: VirtualReader | None) -> None:
     settings = opened.settings
     steps = STEPS[settings.role](opened)
     engine = Engine(steps, store=store, clock=opened.clock, entropy=opened.entropy, peers=channels)

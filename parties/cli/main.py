@@ -67,10 +67,15 @@ def serve(role: str, settings: Path, vpcd: str | None, contact: bool) -> None:
     from parties.serve import serve as run
     from protocol.card.profile import Channel
 
-    if vpcd and not vpcd.startswith(("127.", "localhost", "[::1]")):
+    if vpcd is None:
+        if contact:
+            raise click.UsageError("--contact goes with --vpcd")
+        run(settings, Role(role))
+        return
+    reader = VirtualReader(address=vpcd, channel=Channel.CONTACT if contact else Channel.CONTACTLESS)
+    if not reader.is_near:
         click.echo("tapveil: warning: vpcd knows no authentication; keep it on this machine", err=True)
-    channel = Channel.CONTACT if contact else Channel.CONTACTLESS
-    run(settings, Role(role), reader=VirtualReader(address=vpcd, channel=channel) if vpcd else None)
+    run(settings, Role(role), reader=reader)
 
 
 main.add_command(demo)

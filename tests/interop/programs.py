@@ -9,9 +9,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 from interop import cards
 from interop.daemon import DRIVER, READER, Pcscd
 from interop.reading import Reading, Trace, opening_commands, parse_trace, parse_view, purchase_commands
+
+from protocol.card.outcome import CardLost
 
 ROOT = Path(__file__).parents[2]
 READERS = ROOT / ".interop/readers/bin/python"
@@ -32,6 +35,16 @@ def find_missing() -> list[str]:
     missing += [str(file.relative_to(ROOT)) for file in (READERS, EMV, EMVTOOL) if not file.exists()]
     missing += [] if DRIVER.exists() else ["vsmartcard-vpcd"]
     return missing + ([] if os.geteuid() == 0 else ["root, for a network namespace"])
+
+
+def need_programs() -> None:
+    """Skip, or fail where these tests are required, and say what is missing."""
+    missing = find_missing()
+    if missing:
+        reason = f"missing: {', '.join(missing)}; as root: make interop-deps"
+        if os.environ.get("TAPVEIL_INTEROP") == "required":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
 
 
 def run(pcscd: Pcscd, *command: str | Path, text_in: str = "", ok: bool = True) -> str:
@@ -146,8 +159,10 @@ class PcscPipe:
         return self._line()
 
     def transmit(self, command: bytes) -> bytes:
-        """The card's answer."""
+        """The card's answer. Raises: CardLost."""
         kind, _, answer = self.send(command).partition(" ")
+        if kind == "lost":
+            raise CardLost("the reader lost the card")
         assert kind == "answer"
         return bytes.fromhex(answer)
 

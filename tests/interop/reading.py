@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import date
 from xml.etree import ElementTree as ET
 
 from interop import cards
@@ -89,10 +90,10 @@ def _value(node: ET.Element) -> bytes:
     return bytes.fromhex(_attribute(node, "val").removeprefix("8:"))
 
 
-def verify_records(reading: Reading, *, ca: oda.CaKey) -> VerifiedCard:
+def verify_records(reading: Reading, *, ca: oda.CaKey, today: date = cards.TODAY) -> VerifiedCard:
     """CA → issuer → card, over what was read. Raises: CardDataInvalid."""
     return verify_card(
-        aid=reading.aid, aip=reading.aip, afl=reading.afl, records=reading.records, ca_keys=[ca], today=cards.TODAY
+        aid=reading.aid, aip=reading.aip, afl=reading.afl, records=reading.records, ca_keys=[ca], today=today
     )
 
 
@@ -109,9 +110,9 @@ def verify_cryptogram(reading: Reading, verified: VerifiedCard) -> bytes:
     ).cryptogram  # fmt: skip
 
 
-def recompute(reading: Reading) -> bytes:
+def recompute(reading: Reading, *, k_ac: bytes = cards.K_AC) -> bytes:
     """The ARQC as pyemv has it, from the bytes that passed."""
-    key = kd.derive_common_sk(cards.K_AC, reading.answer[0x9F36] + bytes(6))
+    key = kd.derive_common_sk(k_ac, reading.answer[0x9F36] + bytes(6))
     covered = reading.cdol_data + reading.aip + reading.answer[0x9F36] + reading.answer[0x9F10]
     return ac.generate_ac(key, covered)
 
