@@ -19,7 +19,7 @@ BATCH: Final = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuanceCost:
-    """Processor time for a batch of 32, in milliseconds, at best of all rounds: other work on the machine only ever adds.
+    """Processor time for a batch of 32 in milliseconds, at best of all rounds: other work on the machine only adds.
 
     `issue_ms` is the whole of CARD-3/4 at the TSM with its database, `signatures_ms` 32 private operations of the
     issuer's key alone, `card_keys_ms` the SE's 32 key pairs, made ahead of need.

@@ -70,7 +70,7 @@ def measure_taps(town: Town, tid: str, taps: int, progress: Callable[[], None]) 
         spent_ms.append(spent_ns / 1e6)
     card_ms, air_ms = statistics.median(spent_ms), air_time_s(sizes) * 1e3
     return TapCost(
-        taps=taps, card_best_ms=min(spent_ms), card_ms=card_ms,
-        card_p95_ms=sorted(spent_ms)[int(taps * 0.95)], air_ms=air_ms, total_ms=card_ms + air_ms, exchanges=len(sizes), command_bytes=sum(size for size, _ in sizes),
-        answer_bytes=sum(size for _, size in sizes),
+        taps=taps, card_best_ms=min(spent_ms), card_ms=card_ms, card_p95_ms=sorted(spent_ms)[int(taps * 0.95)],
+        air_ms=air_ms, total_ms=card_ms + air_ms, exchanges=len(sizes),
+        command_bytes=sum(size for size, _ in sizes), answer_bytes=sum(size for _, size in sizes),
     )  # fmt: skip
