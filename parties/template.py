@@ -76,6 +76,11 @@ class Template:
             )  # fmt: skip
 
     @property
+    def pid(self) -> int:
+        """Its process number."""
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         """Can it still fork?"""
         return self._process.poll() is None
@@ -163,12 +168,14 @@ def _is_child(running: dict[int, tuple[int, int]], stdout: int, stderr: int, wor
 
 def main() -> None:
     """`python -m parties.template DESCRIPTOR`: the template's end of a socket."""
+    gc.disable()  # nothing that is loaded is garbage
     import sqlalchemy.dialects.sqlite  # noqa: F401  # SQLAlchemy loads it when a database is opened
 
     import parties.serve  # noqa: F401  # `tapveil serve` loads it when it is called
     from parties.cli import main as tapveil
 
     gc.freeze()  # else each server looks through all that was loaded, copying it, which costs more than its start
+    gc.enable()
     arguments = fork_on_request(socket.socket(fileno=int(sys.argv[1])))
     if arguments is not None:
         tapveil(arguments, prog_name="tapveil")

@@ -250,7 +250,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     folder = tmp_path_factory.mktemp("town") / "env"
     phones = tuple(f"phone-{n}" for n in range(1, PHONES + 1))
     plan = Plan(base_port=0, cost=GENERATED, capture=True, phones=phones, merchants=("shop-1",))
-    create_environment(folder, plan, lambda _party: None)
     with Deployment(folder) as deployment:
+        create_environment(folder, plan, lambda _party: None)
         deployment.start("bank-a", "sp-1", "tsm-1")
         yield Town(folder, deployment)

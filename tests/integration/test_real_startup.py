@@ -53,10 +53,11 @@ def overwrite(path: Path, data: bytes) -> None:
 
 
 FORKER = """
-import json, os, sys
+import gc, json, os, sys
 from parties.cli import main
 import parties.serve
 
+gc.freeze()  # as the template of servers does
 statuses = []
 for number, role in enumerate(sys.argv[2:]):
     child = os.fork()
