@@ -11,7 +11,16 @@ SOFTWARE: Final = "tapveil-wallet"
 VERSION: Final = "1.0.0"
 _ROOT: Final = Path(__file__).parent.parent
 _SHEBANG: Final = b"#!/usr/bin/env python3\n"
-_MAIN: Final = b"from parties.wallet.app import main\n\nmain()\n"
+_MAIN: Final = b"""\
+import gc
+
+gc.disable()  # nothing of what is imported is garbage: a third of the start would go into looking
+from parties.wallet.app import main
+
+gc.freeze()
+gc.enable()
+main()
+"""
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 _MODE: Final = 0o100644 << 16
 _UNIX: Final = 3

@@ -63,11 +63,11 @@ def run_scenario(scenario: Scenario, folder: Path, progress: Callable[[str], Non
         banks=BANKS[: scenario.banks], phones=tuple(f"phone-{n}" for n in range(1, scenario.phones + 1)),
         merchants=tuple(f"shop-{n}" for n in range(1, scenario.merchants + 1)), base_port=0, capture=True,
     )  # fmt: skip
-    progress("setting up keys and certificates")
-    create_environment(folder, plan, lambda _party: None)
-    progress("starting all parties")
     outcomes = []
-    with Deployment(folder) as deployment:
+    with Deployment(folder) as deployment:  # what servers import is loaded while keys are made
+        progress("setting up keys and certificates")
+        create_environment(folder, plan, lambda _party: None)
+        progress("starting all parties")
         deployment.start(*_asked(deployment, plan, scenario))
         stage = Stage(deployment)
         _await_sign_on(stage, scenario.merchants)
