@@ -43,7 +43,7 @@ class Town:
             Engine(tsm.steps, store=store, clock=self.world.clock, entropy=self.world.entropy, peers=peers)
             for store in self.stores
         ]
-        tsm.store, tsm.engine = self.stores[0], self.engines[0]  # type: ignore[assignment]
+        tsm.store, tsm.engine = self.stores[0], self.engines[0]
         self.phone: Phone = self.world.ready()
         self.tid = self.world.service(self.phone, self.world.account(self.phone))
         self.world.cards(self.phone, self.tid, RACERS)
