@@ -21,9 +21,10 @@ from protocol.errors import Unavailable
 pytestmark = pytest.mark.real
 BANK, PROVIDER = "bank-a", "sp-1"
 MAKER = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
 from parties.deployment import Deployment
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs the tests in the background
 with Deployment(pathlib.Path(sys.argv[1])) as deployment:
     deployment.start("sp-1")
     print(deployment.pid("sp-1"), flush=True)
