@@ -22,6 +22,7 @@ from parties.server.capture import Capture
 from parties.server.field import field_handler
 from parties.server.logs import configure_logs, log
 from parties.server.service import Edge, PartyServer
+from parties.server.stops import StopFetcher
 from parties.settings import Settings, load_settings
 from parties.storage.roles import TABLES
 from protocol.card.profile import Channel
@@ -181,7 +182,8 @@ def _tasks(
         def give_back() -> None:
             give_back_stale(tsm, store, channels, opened.clock.now_s(), opened.entropy)
 
-        tasks.append((SWEEP_EVERY_S, give_back))
+        fetcher = StopFetcher(tsm, opened.settings.peers, store, channels, opened.clock, opened.entropy)
+        tasks += [(SWEEP_EVERY_S, give_back), (RESUME_EVERY_S, fetcher.run_once)]
     if opened.settings.role is Role.MERCHANT:
         tasks.append((RESUME_EVERY_S, TerminalSignOn(build_shop(opened), opened, store, channels).ensure))
         lane = build_lane(opened, store, channels)

@@ -287,6 +287,70 @@ class PurchaseUnknown(
     """No sale, or no approved purchase, is kept under this name."""
 
 
+# --- SETTLE, FREEZE, TRACE -------------------------------------------------------------------------------------------
+class AlreadySettled(
+    ProtocolError, code="ALREADY_SETTLED", status=_TAKEN, meaning="a purchase or refund was paid out before"
+):
+    """Each is settled once; a purchase that was is refunded, not reversed."""
+
+
+class ClaimOutOfOrder(
+    ProtocolError, code="CLAIM_OUT_OF_ORDER", status=_STATE, meaning="not the claim that comes next for this grant"
+):
+    """A sequence number is repeated or skipped, or a total is below the one before."""
+
+
+class OverClaim(ProtocolError, code="OVER_CLAIM", status=_DENY, meaning="claims more than it may"):
+    """The total is over the grant, not in whole tranches before the close, or credits more than was claimed."""
+
+
+class AccountStopped(
+    ProtocolError, code="ACCOUNT_STOPPED", status=_STATE, meaning="the account is frozen or deleted; nothing is issued"
+):
+    """CN-11: the bank or the TSM stopped it. Only the side that did lifts it; a deletion is final."""
+
+
+class TraceChainInvalid(
+    ProtocolError, code="TRACE_CHAIN_INVALID", status=_DENY, meaning="evidence does not lead from account to purchase"
+):
+    """A link is missing, forged, swapped, or of another account, card or purchase. No person is named."""
+
+
+class TraceReasonUnknown(
+    ProtocolError, code="TRACE_REASON_UNKNOWN", status=_DENY, meaning="not a reason for which a person is named"
+):
+    """The bank's list of reasons is closed."""
+
+
+class TraceRepeated(
+    ProtocolError, code="TRACE_REPEATED", status=_TAKEN, meaning="another case was opened for this purchase"
+):
+    """UNIQUE(PK_C, ATC) over cases."""
+
+
+class OfficersInsufficient(
+    ProtocolError,
+    code="OFFICERS_INSUFFICIENT",
+    status=_DENY,
+    meaning="two officers must sign, each for themselves",
+):
+    """One officer, the same one twice, or one whom the bank did not appoint."""
+
+
+class LogBroken(ProtocolError, code="LOG_BROKEN", status=_STATE, meaning="the audit log was altered or cut"):
+    """An entry is missing, changed, out of order or not signed by the log's keeper."""
+
+
+class EvidenceIncomplete(
+    ProtocolError, code="EVIDENCE_INCOMPLETE", status=_DENY, meaning="the bundle does not prove what it claims"
+):
+    """A signature, a certificate or a link between two statements is missing or wrong."""
+
+
+class BooksDiffer(ProtocolError, code="BOOKS_DIFFER", status=_STATE, meaning="two parties' books do not agree"):
+    """Names the account and both sums."""
+
+
 # --- service -------------------------------------------------------------------------------------------------------
 class Unavailable(ProtocolError, code="UNAVAILABLE", status="UNAVAILABLE", meaning="a party cannot be reached now"):
     """Unreachable is never untrusted: send the same bytes again later."""

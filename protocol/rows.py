@@ -30,7 +30,7 @@ class Table(Generic[R]):
     """One table: a frozen dataclass of bytes, str, int and bool per row.
 
     `sealed` columns are encrypted at rest and can't be looked up. Rows past their `expires` column (Unix seconds)
-    may be swept.
+    may be swept. Of an `append_only` table no row is ever changed or removed.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Table(Generic[R]):
     index: tuple[str, ...] = ()
     sealed: frozenset[str] = frozenset()
     expires: str | None = None
+    append_only: bool = False
 
     def __post_init__(self) -> None:
         ALL_TABLES[self.name] = self
@@ -183,7 +184,7 @@ class Overlay:
                 self.before.setdefault((write.table.name, key), old)
                 done.append((write.table, key, old))
                 self._set(write.table, key, None if isinstance(write, Delete) else write.row)
-        except Conflict:
+        except (Conflict, LookupError):
             for table, key, old in reversed(done):
                 self._set(table, key, old)
             raise
@@ -220,6 +221,8 @@ class Overlay:
         return indexes[columns]
 
     def _check(self, write: Write, old: Any) -> None:
+        if write.table.append_only and not isinstance(write, Insert):
+            raise LookupError(f"{write.table.name} only grows")
         if isinstance(write, Insert) != (old is None):
             raise Conflict(f"{type(write).__name__} on {write.table.name}")
         if isinstance(write, Delete):

@@ -15,6 +15,7 @@ from parties.cli.demo import demo, run
 from parties.cli.doctor import doctor
 from parties.cli.merchant import merchant
 from parties.cli.output import json_option, one_line_errors, show
+from parties.cli.tsm import tsm
 from parties.cli.wallet import wallet
 from protocol.types import Role
 
@@ -86,4 +87,5 @@ main.add_command(db)
 main.add_command(conformance)
 main.add_command(doctor)
 main.add_command(merchant)
+main.add_command(tsm)
 main.add_command(wallet)

@@ -23,7 +23,6 @@ MUTUAL_ONLY: Final = frozenset({"Bank", "SecureElement", "Merchant"})
 
 NOT_SERVED: Final[dict[str, str]] = {
     "Bank.SubmitClaim": "SETTLE",
-    "Bank.ListStops": "FREEZE",
     "Bank.RequestTrace": "TRACE",
     "Tsm.SettleBatch": "SETTLE",
 }

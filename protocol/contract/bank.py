@@ -16,6 +16,7 @@ from protocol.messages.account import (
 from protocol.messages.attest import AttestationDecision, AttestationEvidence, Challenge, ChallengeRequest
 from protocol.messages.enroll import Enroll, Enrolled
 from protocol.messages.service import GrantApproval, GrantRelease, GrantReleased, GrantRequest
+from protocol.messages.stops import ListStops, StopList
 from protocol.types import Role
 
 BANK: Final = (
@@ -84,5 +85,11 @@ BANK: Final = (
         request=GrantRelease, request_form=Form.SEALED, request_signer=Key.TSM,
         reply=GrantReleased, reply_form=Form.SEALED, reply_signer=Key.BANK,
         step="protocol.roles.bank.grant.ReleaseGrantStep", codes=("UNKNOWN_KEY", "WRONG_PEER", "GRANT_UNKNOWN"),
+    ),
+    Rpc(
+        service="Bank", name="ListStops", steps=(), tls=(Role.TSM,),
+        request=ListStops, request_form=Form.SIGNED, request_signer=Key.TSM,
+        reply=StopList, reply_form=Form.SEALED, reply_signer=Key.BANK,
+        step="protocol.roles.bank.stops.ListStopsStep", codes=("UNKNOWN_KEY", "WRONG_PEER"),
     ),
 )  # fmt: skip

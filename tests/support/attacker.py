@@ -36,6 +36,7 @@ from protocol.messages.service import (
     TsmInfo,
 )
 from protocol.pki import Use
+from protocol.roles.ledger import LEDGER
 from protocol.roles.se.party import SecureElement
 from protocol.roles.se.tables import ACCOUNTS, SERVICE_KEYS
 from protocol.rows import Decision, Insert, Rows, Table, Update, Value
@@ -354,8 +355,14 @@ class Hiding:
         return () if table.name in self._names else self._rows.find(table, column, value)
 
 
+def unbooked(decision: Decision) -> Decision:
+    """The same decision without its ledger entries, whose names keep anything from being posted twice."""
+    return replace(decision, writes=tuple(write for write in decision.writes if write.table is not LEDGER))
+
+
 def overwriting(decision: Decision, rows: Rows) -> Decision:
-    """The same decision over a table without its UNIQUE: what is there already is replaced."""
+    """The same decision over tables without their UNIQUE: what is there already is replaced, and nothing is booked."""
+    decision = unbooked(decision)
     writes = tuple(
         Update(write.table, write.row)
         if isinstance(write, Insert) and rows.get(write.table, *write.table.key_of(write.row)) is not None

@@ -121,7 +121,9 @@ class Tape(World):
 
     def _rows(self, but: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         rows: dict[str, dict[str, Any]] = self.save()["rows"]
-        return {name: {t: held for t, held in tables.items() if t not in but} for name, tables in rows.items()}
+        # What the TSM fetches every minute changes whatever is refused meanwhile.
+        kept = {*but, "stop_lists"}
+        return {name: {t: held for t, held in tables.items() if t not in kept} for name, tables in rows.items()}
 
 
 def record(tape: Tape) -> Tape:

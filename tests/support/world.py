@@ -41,8 +41,11 @@ from protocol.roles.se import se_steps
 from protocol.roles.se.party import SecureElement
 from protocol.roles.sp import SoftwareProvider, sp_steps
 from protocol.roles.tsm import tsm_steps
+from protocol.roles.tsm.freshness import STALE_AFTER_S
 from protocol.roles.tsm.issuer import EmvIssuer
 from protocol.roles.tsm.party import Tsm, TsmPolicy
+from protocol.roles.tsm.stops import refresh_stops
+from protocol.roles.tsm.tables import STOP_LISTS
 from protocol.roles.wallet import Call, Exchanged, Flow, Wallet, attest, enroll, issue_cards, open_account, register
 from protocol.rows import MemoryStore
 from protocol.types import Purpose, Role, TrustClass
@@ -185,6 +188,8 @@ class World:
     tap_reply: Callable[[str, str, Wire], Wire] | None = None
     """The same for every reply."""
     card_keys: CardKeyPool = field(default_factory=CardKeyPool)
+    fetches_stops: bool = True
+    """Does the TSM fetch the banks' lists of stops, as its server does every minute?"""
 
     def __post_init__(self) -> None:
         self.entropy = SeededEntropy(self.seed or secrets.token_hex(16))
@@ -205,6 +210,7 @@ class World:
         self.add_tsm("tsm-1")
         self.add_provider("sp-1")
         self.merchant = self.certified("shop-1", Role.MERCHANT)
+        self.refresh_stops()
 
     def key(self) -> PrivateKey:
         return PrivateKey.generate(self.entropy)
@@ -343,6 +349,8 @@ class World:
     # --- running ---------------------------------------------------------------------------------------------------
     def deliver(self, peer: str, rpc: str, wire: Wire, caller: Peer | None) -> Wire:
         """One request to a party, recorded."""
+        if rpc in ("Tsm.Authorize", "Tsm.AuthorizeBatch") and self.fetches_stops:
+            self.refresh_stops()
         sent = wire if self.tap is None else self.tap(peer, rpc, wire)
         try:
             reply = self.parties[peer].engine.handle(rpc, sent, caller)
@@ -367,6 +375,14 @@ class World:
         except StopIteration as done:
             result: T = done.value
             return result
+
+    def refresh_stops(self, *, anew: bool = False) -> None:
+        """The TSM's lists of stops, unless they are young enough; unrecorded, since it happens all the time."""
+        now_s, tsm = self.clock.now_s(), self.parties["tsm-1"]
+        minutes = {row.bank: row.minute_s for row in tsm.store.scan(STOP_LISTS)}
+        for bank in (party for party in self.parties.values() if party.role is Role.BANK):
+            if anew or now_s - minutes.get(bank.name, 0) > STALE_AFTER_S:
+                refresh_stops(tsm.value, bank.name, tsm.store, _Direct(self), now_s, self.entropy)
 
     # --- phases ----------------------------------------------------------------------------------------------------
     def branch_code(self, bank: str, *, limit_minor: int = 2_000_000, passcode: str = PASSCODE) -> str:
@@ -428,7 +444,8 @@ class World:
         from protocol.rows import ALL_TABLES
 
         store = self.parties[party].store
-        return {name: sorted(map(repr, store.scan(table))) for name, table in ALL_TABLES.items()}
+        moving = ("stop_lists",)  # fetched every minute, whatever is refused meanwhile
+        return {name: sorted(map(repr, store.scan(table))) for name, table in ALL_TABLES.items() if name not in moving}
 
 
 class _Peers:
@@ -440,6 +457,16 @@ class _Peers:
 
     def call(self, peer: str, rpc: str, request: Wire) -> Wire:
         return self._world.deliver(peer, rpc, request, self._me)
+
+
+class _Direct:
+    """From the TSM to a bank, past all that sees and alters requests."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def call(self, peer: str, rpc: str, request: Wire) -> Wire:
+        return self._world.parties[peer].engine.handle(rpc, request, Peer(role=Role.TSM, name="tsm-1"))
 
 
 def without(wire: Wire, **changes: bytes) -> Wire:

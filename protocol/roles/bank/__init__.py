@@ -10,6 +10,7 @@ from protocol.roles.bank.attest import ApproveInstallStep, ReportInstallStep, Ve
 from protocol.roles.bank.enroll import ChallengeStep, EnrollStep
 from protocol.roles.bank.grant import ApproveGrantStep, ReleaseGrantStep
 from protocol.roles.bank.party import Bank
+from protocol.roles.bank.stops import ListStopsStep
 
 _STEPS: tuple[type[Any], ...] = (
     ChallengeStep,
@@ -22,6 +23,7 @@ _STEPS: tuple[type[Any], ...] = (
     ActivateAccountStep,
     ApproveGrantStep,
     ReleaseGrantStep,
+    ListStopsStep,
 )
 
 

@@ -38,6 +38,7 @@ def open_customer(
         currency=currency,
         limit_minor=limit_minor,
         granted_minor=0,
+        stop="",
     )
 
     def decide(rows: Rows) -> Decision:

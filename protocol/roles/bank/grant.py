@@ -101,7 +101,7 @@ class ApproveGrantStep(Step[Granting]):
         self.check_live(rows, account.aid)
         grant = Grant(
             aid=account.aid, sid_digest=facts.sid_digest, tsm=facts.tsm, com=facts.message.com,
-            limit_minor=account.limit_minor, state="LIVE",
+            limit_minor=account.limit_minor, state="LIVE", sequence=0, claimed_minor=0, credited_minor=0, closed=False,
         )  # fmt: skip
         live = LiveGrant(aid=account.aid, sid_digest=facts.sid_digest, tsm=facts.tsm)
         writes = (

@@ -1,16 +1,23 @@
-"""What the bank keeps. It knows the person (`customers`, `phones`) and every AID, and nothing of purchases."""
+"""What the bank keeps. It knows the person (`customers`, `phones`) and every AID, and nothing of purchases.
+
+Of a purchase for which a TSM asked to trace the person, a digest and the card's counter stay (`trace_cases`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
+from protocol.roles.ledger import LEDGER
 from protocol.rows import Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Customer:
-    """A credit account (INIT-2). `limit_minor` bounds the sum of the limits of its anonymous accounts."""
+    """A credit account (INIT-2). `limit_minor` bounds the sum of the limits of its anonymous accounts.
+
+    `stop` is a `StopKind` or empty; it holds for all that was issued to the customer (CN-11).
+    """
 
     customer: str
     name: str
@@ -22,6 +29,7 @@ class Customer:
     currency: str
     limit_minor: int
     granted_minor: int
+    stop: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +95,10 @@ class AnonymousAccount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """One approved use of an AID at a TSM; kept after its release."""
+    """One approved use of an AID at a TSM; kept after its release.
+
+    `sequence` is the last claim's number (0: none yet), totals as in the message `Claim`; `closed` once it was exact.
+    """
 
     aid: str
     sid_digest: bytes
@@ -95,6 +106,10 @@ class Grant:
     com: bytes
     limit_minor: int
     state: str
+    sequence: int
+    claimed_minor: int
+    credited_minor: int
+    closed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,9 +121,88 @@ class LiveGrant:
     tsm: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedClaim:
+    """A claim that was accepted. Nothing in it is of a purchase: totals are in tranches, the tree is padded."""
+
+    aid: str
+    sid_digest: bytes
+    sequence: int
+    claimed_minor: int
+    credited_minor: int
+    root: bytes
+    closing: bool
+    accepted_at_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRecord:
+    """Why and since when a customer is stopped, and who lifted it; `lifted_at_s` is 0 while it holds."""
+
+    stop: bytes
+    customer: str
+    kind: str
+    reason: str
+    made_at_s: int
+    lifted_at_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Officer:
+    """An officer whom the bank appointed to sign traces. `key` is the officer's public signing key."""
+
+    officer: str
+    key: bytes
+    kid: bytes
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceCase:
+    """A request to name a person whose chain held. `card_ref` and `atc` are unique: one case a purchase.
+
+    `customer` is the bank's name for them, `purchase_digest` the digest of the `Decided`, `answer` the sealed answer.
+    """
+
+    case_id: bytes
+    request_digest: bytes
+    tsm: str
+    requester: str
+    reason: str
+    aid: str
+    customer: str
+    card_ref: bytes
+    atc: int
+    purchase_digest: bytes
+    opened_at_s: int
+    answer: bytes
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceSignature:
+    """An officer's signed verdict on a case: the same officer counts once."""
+
+    case_id: bytes
+    officer: str
+    signed: bytes
+    verdict: str
+    signed_at_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRow:
+    """One signed link of the log of traces; `digest` is what the next one names."""
+
+    number: int
+    signed: bytes
+    digest: bytes
+
+
 CUSTOMERS: Final = Table(
-    "customers", Customer, ("customer",), unique=(("branch_ref",),), sealed=frozenset({"name", "passcode_hash"})
-)
+    "customers", Customer, ("customer",), unique=(("branch_ref",),), index=("stop",),
+    sealed=frozenset({"name", "passcode_hash"}),
+)  # fmt: skip
 PHONES: Final = Table(
     "phones", Phone, ("user",), unique=(("secure_element",), ("kid_u",)), sealed=frozenset({"baseline"})
 )
@@ -126,6 +220,15 @@ ANONYMOUS_ACCOUNTS: Final = Table(
 )
 GRANTS: Final = Table("grants", Grant, ("aid", "sid_digest"))
 LIVE_GRANTS: Final = Table("live_grants", LiveGrant, ("aid",))
+RECEIVED_CLAIMS: Final = Table("received_claims", ReceivedClaim, ("aid", "sid_digest", "sequence"))
+STOPS: Final = Table("stops", StopRecord, ("stop",), index=("customer",))
+OFFICERS: Final = Table("officers", Officer, ("officer",), unique=(("kid",),))
+TRACE_CASES: Final = Table(
+    "trace_cases", TraceCase, ("case_id",), unique=(("card_ref", "atc"),), sealed=frozenset({"customer", "answer"})
+)
+TRACE_SIGNATURES: Final = Table("trace_signatures", TraceSignature, ("case_id", "officer"))
+AUDIT_LOG: Final = Table("audit_log", AuditRow, ("number",), append_only=True)
 BANK_TABLES: Final = (
-    CUSTOMERS, PHONES, CHALLENGES, ACCOUNT_SESSIONS, ANONYMOUS_ACCOUNTS, GRANTS, LIVE_GRANTS,
+    CUSTOMERS, PHONES, CHALLENGES, ACCOUNT_SESSIONS, ANONYMOUS_ACCOUNTS, GRANTS, LIVE_GRANTS, RECEIVED_CLAIMS, STOPS,
+    OFFICERS, TRACE_CASES, TRACE_SIGNATURES, AUDIT_LOG, LEDGER,
 )  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from protocol.roles.ledger import LEDGER
 from protocol.rows import Table
 
 
@@ -31,7 +32,8 @@ class SaleRow:
     `lane` is the terminal while the sale has it, else the sale's own name: a terminal has one sale at a time.
     `request` is the signed Authorize as it is sent, and `cryptogram` the AC that its SDAD holds, both until the
     decision is in; `receipt` is the TSM's signed approval; `reversal` is the signed Reverse as it is sent.
-    `deadline_s` is the Unix time until which a tap or a decision is waited for.
+    `deadline_s` is the Unix time until which a tap or a decision is waited for. `settled` is the settlement that
+    it is in, or empty.
     """
 
     sale: bytes
@@ -49,25 +51,47 @@ class SaleRow:
     deadline_s: int
     started_at_s: int
     refunded_minor: int
+    settled: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaleRefund:
-    """Money given back of a sale: EXPECT_REFUND, DONE or REFUSED. `request` is the signed Refund as it is sent."""
+    """Money given back of a sale: EXPECT_REFUND, DONE or REFUSED. `request` is the signed Refund as it is sent.
+
+    `settled` is the settlement that it is set off in, or empty.
+    """
 
     refund: bytes
     sale: bytes
     amount_minor: int
     request: bytes
     state: str
+    settled: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettlementRow:
+    """A batch to be paid out: EXPECT_PAYOUT, PAID or REFUSED. `request` is the signed Settlement as it is sent,
+    `payout` the TSM's signed answer."""
+
+    batch: bytes
+    currency: str
+    total_minor: int
+    request: bytes
+    payout: bytes
+    made_at_s: int
+    state: str
 
 
 TERMINAL_KEYS: Final = Table("terminal_keys", TerminalKey, ("terminal",), sealed=frozenset({"private_key", "request"}))
 SALES: Final = Table(
-    "sales", SaleRow, ("sale",), unique=(("lane",),), index=("progress",),
+    "sales", SaleRow, ("sale",), unique=(("lane",),), index=("progress", "settled"),
     sealed=frozenset({"request", "cryptogram", "receipt", "reversal"}),
 )  # fmt: skip
 SALE_REFUNDS: Final = Table(
-    "sale_refunds", SaleRefund, ("refund",), index=("sale", "state"), sealed=frozenset({"request"})
+    "sale_refunds", SaleRefund, ("refund",), index=("sale", "state", "settled"), sealed=frozenset({"request"})
 )
-MERCHANT_TABLES: Final = (TERMINAL_KEYS, SALES, SALE_REFUNDS)
+SETTLEMENTS: Final = Table(
+    "settlements", SettlementRow, ("batch",), index=("state",), sealed=frozenset({"request", "payout"})
+)
+MERCHANT_TABLES: Final = (TERMINAL_KEYS, SALES, SALE_REFUNDS, SETTLEMENTS, LEDGER)

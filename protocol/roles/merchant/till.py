@@ -101,7 +101,7 @@ class StartSaleStep(_TillStep[StartSale]):
             sale=facts.sale, amount_minor=facts.amount_minor, currency=facts.currency,
             progress=SaleProgress.EXPECT_TAP.value, lane=lane, outcome="", display=outcome.Message.PRESENT_CARD.text,
             card="", request=b"", cryptogram=b"", receipt=b"", reversal=b"",
-            deadline_s=now_s + self._shop.policy.tap_wait_s, started_at_s=now_s, refunded_minor=0,
+            deadline_s=now_s + self._shop.policy.tap_wait_s, started_at_s=now_s, refunded_minor=0, settled=b"",
         )  # fmt: skip
         return Decision(writes=(Insert(SALES, row),), reply=_state(row, 0))
 
@@ -164,6 +164,7 @@ class RefundSaleStep(_TillStep[RefundSale]):
         if not 0 < facts.amount_minor <= left_minor or len(pending) == PENDING_REFUNDS:
             raise LimitExceeded("refunds are at most the sale's amount")
         made = SaleRefund(
-            refund=facts.refund, sale=facts.sale, amount_minor=facts.amount_minor, request=b"", state="EXPECT_REFUND"
-        )
+            refund=facts.refund, sale=facts.sale, amount_minor=facts.amount_minor, request=b"", state="EXPECT_REFUND",
+            settled=b"",
+        )  # fmt: skip
         return Decision(writes=(Insert(SALE_REFUNDS, made),), reply=_state(row, len(pending) + 1))

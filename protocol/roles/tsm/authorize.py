@@ -24,17 +24,23 @@ from protocol.messages.pay import (
     EmvPurchase,
     Verdict,
 )
+from protocol.messages.statement import EntryKind
 from protocol.ports import Entropy
+from protocol.roles.ledger import grant_account, merchant_account, post
+from protocol.roles.tsm.draws import draw, live
+from protocol.roles.tsm.freshness import Freshness
 from protocol.roles.tsm.limits import why_declined
 from protocol.roles.tsm.party import Tsm
 from protocol.roles.tsm.purchase import Implausible, Proved, PurchaseChecks, Reason
 from protocol.roles.tsm.tables import (
     CARDS,
     PURCHASES,
+    SECOND_DRAWS,
     SERVICES,
     TID_LIST,
     CardRow,
     Purchase,
+    SecondDraw,
     Service,
     Terminal,
     TidEntry,
@@ -76,6 +82,9 @@ class Authorizing:
     terminal: Terminal
     purchases: tuple[EmvPurchase, ...]
     asked: tuple[Asked, ...] = ()
+    request: bytes = b""
+    fresh: frozenset[str] = frozenset()
+    """Banks whose list of stops is not too old."""
 
 
 class _Deciding(Step[Authorizing]):
@@ -86,11 +95,13 @@ class _Deciding(Step[Authorizing]):
     def __init__(self, tsm: Tsm) -> None:
         self._tsm = tsm
         self._checks = self.checks(tsm.emv_ca)
+        self._freshness = Freshness()
 
     def prepare(self, incoming: Incoming[Authorizing], ctx: Context) -> Incoming[Authorizing]:
         facts = incoming.facts
         asked = tuple(self.check(purchase, facts.terminal, ctx) for purchase in facts.purchases)
-        return replace(incoming, facts=replace(facts, asked=asked))
+        fresh = self._freshness.fresh(ctx)
+        return replace(incoming, facts=replace(facts, asked=asked, request=ctx.digest, fresh=fresh))
 
     def check(self, purchase: EmvPurchase, terminal: Terminal, ctx: Context) -> Asked:
         """Everything that needs no lock: certificates, signature, cryptogram, and who the card was shown."""
@@ -119,14 +130,14 @@ class _Deciding(Step[Authorizing]):
             reads[Key(PURCHASES, (facts.terminal.merchant, asked.purchase.sale))] = None
             if asked.card is not None:
                 reads[Key(CARDS, (asked.card.pan_ref,))] = None
-                reads[Key(TID_LIST, (asked.card.sid_digest,))] = None
+                reads[Where(TID_LIST, "tid", asked.card.tid)] = None
                 reads[Key(SERVICES, (asked.card.tid,))] = None
                 reads[Where(PURCHASES, "atc_ref", asked.atc_ref())] = None
                 reads[Where(PURCHASES, "opening_ref", asked.opening_ref())] = None
         return tuple(reads)
 
     def decide(self, rows: Rows, facts: Authorizing, now_s: int, entropy: Entropy) -> Decision:
-        books = _Books(rows=rows, terminal=facts.terminal, tsm=self._tsm, now_s=now_s)
+        books = _Books(rows=rows, facts=facts, now_s=now_s)
         decided = tuple(books.decide(asked) for asked in facts.asked)
         return Decision(writes=books.writes(), reply=self.answer(decided))
 
@@ -181,10 +192,10 @@ class _Books:
     """The rows of one request while its purchases are decided one after the other."""
 
     rows: Rows
-    terminal: Terminal
-    tsm: Tsm
+    facts: Authorizing
     now_s: int
     made: list[Purchase] = field(default_factory=list)
+    posted: list[Insert] = field(default_factory=list)
     cards: dict[bytes, CardRow] = field(default_factory=dict)
     grants: dict[bytes, TidEntry] = field(default_factory=dict)
 
@@ -192,12 +203,14 @@ class _Books:
         """One purchase; what it changes is seen by the next."""
         card = None if asked.card is None else self._card(asked.card)
         reason = self._reason(asked, card)
-        if reason is None:
-            assert card is not None
-            self._charge(asked, card)
+        decided = self._decided(asked, reason)
         if reason not in (Reason.SALE_REUSED, Reason.REVERSED_BEFORE):
-            self.made.append(self._row(asked, reason))
-        return self._decided(asked, reason)
+            row = self._row(asked, reason, sha256(decided.to_bytes()))
+            if reason is None:
+                assert card is not None
+                row = self._charge(row, card)
+            self.made.append(row)
+        return decided
 
     def writes(self) -> tuple[Write, ...]:
         """All changes of the request."""
@@ -205,6 +218,7 @@ class _Books:
             *(Insert(PURCHASES, row) for row in self.made),
             *(Update(CARDS, row) for row in self.cards.values() if row != self.rows.get(CARDS, row.pan_ref)),
             *(Update(TID_LIST, row) for row in self.grants.values()),
+            *self.posted,
         )  # fmt: skip
 
     def _card(self, seen: CardRow) -> CardRow:
@@ -214,10 +228,9 @@ class _Books:
             self.cards[seen.pan_ref] = row
         return self.cards[seen.pan_ref]
 
-    def _grant(self, card: CardRow) -> TidEntry:
-        grant = self.grants.get(card.sid_digest) or self.rows.get(TID_LIST, card.sid_digest)
-        assert grant is not None
-        return grant
+    def _grants(self, card: CardRow) -> tuple[TidEntry, ...]:
+        found = (self.grants.get(row.sid_digest, row) for row in self.rows.find(TID_LIST, "tid", card.tid))
+        return live(found, self.now_s)
 
     def _service(self, card: CardRow) -> Service:
         service = self.rows.get(SERVICES, card.tid)
@@ -226,7 +239,7 @@ class _Books:
 
     def _reason(self, asked: Asked, card: CardRow | None) -> Reason | None:
         sale = asked.purchase.sale
-        known = self.rows.get(PURCHASES, self.terminal.merchant, sale)
+        known = self.rows.get(PURCHASES, self.facts.terminal.merchant, sale)
         if known is not None:
             return Reason.REVERSED_BEFORE if known.state == "NEVER" else Reason.SALE_REUSED
         if any(row.sale == sale for row in self.made):
@@ -237,41 +250,55 @@ class _Books:
             return Reason.ATC_REUSED
         if self._met("opening_ref", asked.opening_ref()):
             return Reason.OPENING_USED
-        grant, service = self._grant(card), self._service(card)
-        return why_declined(asked.proved, card, grant, service, self.now_s)
+        return why_declined(asked.proved, card, self._grants(card), self._service(card), self.facts.fresh, self.now_s)
 
     def _met(self, column: str, ref: bytes) -> bool:
         return bool(self.rows.find(PURCHASES, column, ref)) or any(getattr(row, column) == ref for row in self.made)
 
-    def _charge(self, asked: Asked, card: CardRow) -> None:
-        assert asked.proved is not None
-        amount_minor, grant = asked.proved.tap.amount_minor, self._grant(card)
-        self.cards[card.pan_ref] = replace(card, used=card.used + 1, spent_minor=card.spent_minor + amount_minor)
-        self.grants[card.sid_digest] = replace(grant, spent_minor=grant.spent_minor + amount_minor)
+    def _charge(self, row: Purchase, card: CardRow) -> Purchase:
+        """The purchase, with the grant that it draws on; card, grants and ledger follow."""
+        self.cards[card.pan_ref] = replace(card, used=card.used + 1, spent_minor=card.spent_minor + row.amount_minor)
+        draws = draw(self._grants(card), row.amount_minor)
+        for part in draws:
+            self.grants[part.grant.sid_digest] = part.taken()
+            self.posted += post(
+                EntryKind.PURCHASE, debit=grant_account(part.grant.sid_digest), credit=merchant_account(row.merchant),
+                amount_minor=part.amount_minor, currency=row.currency, ref=row.sale, at_s=self.now_s,
+            )  # fmt: skip
+        first, *more = draws
+        for second in more:
+            drawn = SecondDraw(
+                merchant=row.merchant, sale=row.sale, sid_digest=second.grant.sid_digest,
+                amount_minor=second.amount_minor, claim=0,
+            )  # fmt: skip
+            self.posted.append(Insert(SECOND_DRAWS, drawn))
+        return replace(row, sid_digest=first.grant.sid_digest)
 
-    def _row(self, asked: Asked, reason: Reason | None) -> Purchase:
+    def _row(self, asked: Asked, reason: Reason | None, receipt_digest: bytes) -> Purchase:
         # What uses no counter or no opening holds a value of its own there, which nothing else can have.
-        merchant, sale = self.terminal.merchant, asked.purchase.sale
+        terminal, sale = self.facts.terminal, asked.purchase.sale
+        merchant = terminal.merchant
         own = sha256(b"none", merchant.encode(), sale)
         valid = asked.proved is not None and asked.card is not None
         counted = valid and reason is not Reason.ATC_REUSED
         proved, card = asked.proved, asked.card
         return Purchase(
-            merchant=merchant, sale=sale, terminal=self.terminal.terminal,
+            merchant=merchant, sale=sale, terminal=terminal.terminal,
             pan_ref=card.pan_ref if card else b"", atc_ref=asked.atc_ref() if counted else own,
             opening_ref=own if reason else asked.opening_ref(), tid=card.tid if card else "",
             sid_digest=card.sid_digest if card else b"", amount_minor=proved.tap.amount_minor if proved else 0,
             currency=proved.tap.currency if proved else "", refunded_minor=0,
             cryptogram=proved.cryptogram if proved else b"", decided_at_s=self.now_s, reason=reason or "",
-            state="DECLINED" if reason else "APPROVED",
+            state="DECLINED" if reason else "APPROVED", request=self.facts.request, receipt_digest=receipt_digest,
+            settled=b"", claim=0,
         )  # fmt: skip
 
     def _decided(self, asked: Asked, reason: Reason | None) -> Decided:
         verdict = verdict_of(reason)
         code = RESPONSE_CODES[verdict]
         unproved = Decided(
-            sale=asked.purchase.sale, verdict=verdict, merchant=self.terminal.merchant,
-            terminal=self.terminal.terminal, pan="", atc=0, unpredictable=b"", amount_minor=0, currency="",
+            sale=asked.purchase.sale, verdict=verdict, merchant=self.facts.terminal.merchant,
+            terminal=self.facts.terminal.terminal, pan="", atc=0, unpredictable=b"", amount_minor=0, currency="",
             issuer_data=b"", cryptogram=b"", response_code=code, arpc=b"",
         )  # fmt: skip
         proved = asked.proved

@@ -228,7 +228,7 @@ class ProveCreditStep(AskingStep[Proving]):
             sid_digest=facts.sid_digest, sid=facts.sid, tid=info.tid, aid=info.aid, bank=facts.bank.name,
             pk_tid=facts.cookie.pk_tid, com=info.com, aid_exp_time_s=info.expires_at_s,
             aid_limit_minor=info.limit_minor, currency=info.currency, k_bank=facts.key_for_bank, promise=b"",
-            cert_tid=b"", asked_at_s=now_s, state="EXPECT_BANK_APPROVAL", spent_minor=0,
+            cert_tid=b"", asked_at_s=now_s, state="EXPECT_BANK_APPROVAL", spent_minor=0, bank_stop="", claims="OPEN",
         )  # fmt: skip
         return Decision(writes=(Insert(TID_LIST, entry),))
 
@@ -304,7 +304,7 @@ class ProveCreditStep(AskingStep[Proving]):
             return Decision(writes=(Update(TID_LIST, replace(entry, state="REFUSED")),), refusal=heard)
         service = Service(
             tid=cookie.tid, pk_tid=cookie.pk_tid, kid_tid=PublicKey.from_bytes(cookie.pk_tid).thumbprint,
-            ek_tid=cookie.ek_tid, k_tid=cookie.key, maximum_minor=facts.message.maximum_minor, state="ACTIVE",
+            ek_tid=cookie.ek_tid, k_tid=cookie.key, maximum_minor=facts.message.maximum_minor, state="ACTIVE", stop="",
         )  # fmt: skip
         write: Write = Insert(SERVICES, service)
         if rows.get(SERVICES, cookie.tid) is not None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from protocol.roles.ledger import LEDGER
 from protocol.rows import Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A service account TID: its keys, the shared key, and the user's own maximum in minor units (0: none)."""
+    """A service account TID: its keys, the shared key, and the user's own maximum in minor units (0: none).
+
+    `stop` is the TSM's own `StopKind`, or empty; a bank's is in `tid_list`.
+    """
 
     tid: str
     pk_tid: bytes
@@ -19,13 +23,16 @@ class Service:
     k_tid: bytes
     maximum_minor: int
     state: str
+    stop: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TidEntry:
     """Paper table 2 (TIDiList), a row per grant; its TIDi_CreditINFO are the rows of `cards` that name this SID.
 
-    `asked_at_s` is when the bank was last asked about it, `spent_minor` what purchases hold of the grant.
+    `asked_at_s` is when the bank was last asked about it, `spent_minor` what purchases hold of the grant. `bank_stop`
+    is a `StopKind` or empty, as the bank's last list says. `claims` is OPEN until the bank accepted the closing claim,
+    then CLOSED.
     """
 
     sid_digest: bytes
@@ -44,6 +51,8 @@ class TidEntry:
     asked_at_s: int
     state: str
     spent_minor: int
+    bank_stop: str
+    claims: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +103,9 @@ class Purchase:
 
     `atc_ref` is the digest of PAN and ATC, `opening_ref` of PAN and opening: each is accepted once. A decline uses no
     opening, and data that did not verify no counter either; they hold a digest of their own name there. `reason` says
-    why it was declined; the merchant is not told.
+    why it was declined; the merchant is not told. `request` is the digest of the merchant's signed request in
+    `evidence`, `receipt_digest` that of the `Decided` which was answered. `settled` is the batch it was paid out in,
+    `claim` the number of the claim whose tree has it; each is empty or 0 before.
     """
 
     merchant: str
@@ -112,11 +123,29 @@ class Purchase:
     decided_at_s: int
     reason: str
     state: str
+    request: bytes
+    receipt_digest: bytes
+    settled: bytes
+    claim: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecondDraw:
+    """What a purchase took of a second grant, where one had not enough left; `amount_minor` is part of the purchase's.
+
+    A refund goes back to the second grant first. `claim` is the number of the second grant's claim that has it.
+    """
+
+    merchant: str
+    sale: bytes
+    sid_digest: bytes
+    amount_minor: int
+    claim: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefundRow:
-    """A refund of a purchase, under the merchant's name for it."""
+    """A refund of a purchase, under the merchant's name for it; `settled` is the batch it was set off in, or empty."""
 
     merchant: str
     refund: bytes
@@ -124,6 +153,46 @@ class RefundRow:
     amount_minor: int
     currency: str
     made_at_s: int
+    settled: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayoutRow:
+    """A settlement that was paid out, under the merchant's name for it."""
+
+    merchant: str
+    batch: bytes
+    currency: str
+    total_minor: int
+    paid_at_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimRow:
+    """A claim on a bank: `request` is the sealed claim as it is sent until the bank's answer is in.
+
+    `state` is EXPECT_BANK, ACCEPTED or REFUSED; totals are as in the message `Claim`. `salt` makes the tree's salts.
+    """
+
+    sid_digest: bytes
+    sequence: int
+    claimed_minor: int
+    credited_minor: int
+    root: bytes
+    salt: bytes
+    closing: bool
+    made_at_s: int
+    request: bytes
+    digest: bytes
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopListRow:
+    """Of which minute a bank's last list of stops is (in `evidence`); older than five, its accounts can't pay."""
+
+    bank: str
+    minute_s: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +211,11 @@ class Terminal:
 
 SERVICES: Final = Table("services", Service, ("tid",), unique=(("kid_tid",),), sealed=frozenset({"k_tid"}))
 TID_LIST: Final = Table(
-    "tid_list", TidEntry, ("sid_digest",), index=("tid", "aid", "state"), sealed=frozenset({"sid", "k_bank", "promise"})
+    "tid_list",
+    TidEntry,
+    ("sid_digest",),
+    index=("tid", "aid", "state", "bank_stop", "claims"),
+    sealed=frozenset({"sid", "k_bank", "promise"}),
 )
 CARD_SESSIONS: Final = Table("card_sessions", CardSession, ("handle",), expires="expires_at_s")
 CARDS: Final = Table(
@@ -152,6 +225,15 @@ CARDS: Final = Table(
 TERMINALS: Final = Table(
     "terminals", Terminal, ("terminal",), unique=(("kid_terminal",),), index=("merchant", "merchant_identifier")
 )
-PURCHASES: Final = Table("purchases", Purchase, ("merchant", "sale"), unique=(("atc_ref",), ("opening_ref",)))
+PURCHASES: Final = Table(
+    "purchases", Purchase, ("merchant", "sale"), unique=(("atc_ref",), ("opening_ref",)), index=("sid_digest",)
+)
+SECOND_DRAWS: Final = Table("second_draws", SecondDraw, ("merchant", "sale"), index=("sid_digest",))
 REFUNDS: Final = Table("refunds", RefundRow, ("merchant", "refund"))
-TSM_TABLES: Final = (SERVICES, TID_LIST, CARD_SESSIONS, CARDS, TERMINALS, PURCHASES, REFUNDS)
+PAYOUTS: Final = Table("payouts", PayoutRow, ("merchant", "batch"))
+CLAIMS: Final = Table("claims", ClaimRow, ("sid_digest", "sequence"), index=("state",), sealed=frozenset({"request"}))
+STOP_LISTS: Final = Table("stop_lists", StopListRow, ("bank",))
+TSM_TABLES: Final = (
+    SERVICES, TID_LIST, CARD_SESSIONS, CARDS, TERMINALS, PURCHASES, SECOND_DRAWS, REFUNDS, PAYOUTS, CLAIMS, STOP_LISTS,
+    LEDGER,
+)  # fmt: skip

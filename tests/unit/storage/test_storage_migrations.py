@@ -110,7 +110,7 @@ def test_a_newer_database_and_another_role_s_are_refused_and_left_alone(versions
 
 def test_an_empty_file_is_of_no_version(tmp_path):
     (tmp_path / "empty.db").touch()
-    with pytest.raises(StorageFault, match="of version none, not bank_0001: run `tapveil db upgrade`"):
+    with pytest.raises(StorageFault, match="of version none, not bank_0002: run `tapveil db upgrade`"):
         open_store(f"sqlite:///{tmp_path}/empty.db", "bank", bytes(32))
 
 
