@@ -28,5 +28,5 @@ class Prepared:
         transaction.run(self._text, [self._bound(row) for row in parameters])
 
     def _bound(self, parameters: Mapping[str, Any]) -> Any:
-        values = {**self._fixed, **parameters}
-        return values if self._order is None else tuple(values[name] for name in self._order)
+        values = {**self._fixed, **parameters} if self._fixed else parameters
+        return values if self._order is None else tuple(map(values.__getitem__, self._order))

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from parties.storage.prepared import Prepared
 from parties.storage.schema import column_types, searchable
+from parties.storage.sealed_row import SealedRows
 from parties.storage.sealing import Sealer
 from parties.storage.transaction import Transaction
 from protocol.errors import StorageFault
@@ -27,6 +28,12 @@ class StoredTable:
         self._sealer = sealer
         self._dialect = dialect
         self._types = column_types(table)
+        self._clear = tuple(
+            (place, column, kind)
+            for place, (column, kind) in enumerate(self._types.items())
+            if column not in table.sealed
+        )
+        self._rows = SealedRows(table, self._open)
         self._searchable = searchable(table)
         self._all = sa.select(self._stored).order_by(*self._keys())
         self._everything = Prepared(self._all, dialect)
@@ -37,7 +44,10 @@ class StoredTable:
         self._expired = self._oldest()
 
     def load(self, transaction: Transaction, reads: Sequence[Read], *, lock: bool) -> list[Any]:
-        """What `reads` ask for, by one SELECT; no other writer changes them if `lock`. Raises: StorageFault."""
+        """What `reads` ask for, by one SELECT; no other writer changes them if `lock`. Raises: StorageFault.
+
+        So does a sealed cell that does not open, when it is looked at.
+        """
         keys = _padded(list({read.values for read in reads if isinstance(read, Key)}))
         wanted: dict[str, set[Value]] = {}
         for read in reads:
@@ -50,8 +60,12 @@ class StoredTable:
         return [self._row(values) for values in statement.rows(transaction, parameters)]
 
     def load_all(self, transaction: Transaction) -> list[Any]:
-        """Every row, in the order of the keys. Raises: StorageFault."""
-        return [self._row(values) for values in self._everything.rows(transaction, {})]
+        """Every row, in the order of the keys, all of whose cells do open. Raises: StorageFault."""
+        found = [self._row(values) for values in self._everything.rows(transaction, {})]
+        for row in found:
+            for column in self._table.sealed:
+                getattr(row, column)
+        return found
 
     def write(self, transaction: Transaction, changes: Sequence[Change]) -> None:
         """Make `changes`, sorted by key, with one statement of each kind; updates by the columns that change.
@@ -93,17 +107,28 @@ class StoredTable:
             self._delete.run(transaction, [dict(zip(names, key, strict=True)) for key in keys])
         return len(keys)
 
-    def _row(self, values: Sequence[Any]) -> Any:
-        cells = dict(zip(self._types, values, strict=True))
-        key = tuple(cells[column] for column in self._table.key)
-        for column in self._table.sealed:
-            cells[column] = self._sealer.unseal(cells[column], table=self._table.name, column=column, key=key)
-        for column, kind in self._types.items():
-            if kind is bool and cells[column] in (0, 1):
-                cells[column] = bool(cells[column])  # SQLite has no truth values
-            if type(cells[column]) is not kind:
-                raise StorageFault(f"{self._table.name}.{column} holds another type than {kind.__name__}: damaged")
-        return self._table.row(**cells)
+    def _row(self, stored: Sequence[Any]) -> Any:
+        held = self._rows.held(stored)
+        if held is not None:
+            return held
+        clear = []
+        for place, column, kind in self._clear:
+            value = stored[place]
+            if kind is bool and value in (0, 1):
+                value = bool(value)  # SQLite has no truth values
+            self._check(column, value)
+            clear.append(value)
+        return self._rows.make(stored, clear)
+
+    def _open(self, column: str, cell: Any, key: tuple[Value, ...]) -> Value:
+        value = self._sealer.unseal(cell, table=self._table.name, column=column, key=key)
+        self._check(column, value)
+        return value
+
+    def _check(self, column: str, value: Any) -> None:
+        kind = self._types[column]
+        if type(value) is not kind:
+            raise StorageFault(f"{self._table.name}.{column} holds another type than {kind.__name__}: damaged")
 
     def _parameters(self, row: Any, columns: Iterable[str]) -> dict[str, Value]:
         cells: dict[str, Value] = {column: getattr(row, column) for column in columns}

@@ -19,7 +19,7 @@ from parties.storage.roles import TABLES
 from parties.storage.schema import metadata_for
 from parties.storage.sealing import Sealer
 from parties.storage.statements import Change, StoredTable
-from parties.storage.transaction import BEGIN_TO_READ, BEGIN_TO_WRITE, Transaction, begin
+from parties.storage.transaction import BEGIN_TO_READ, BEGIN_TO_WRITE, Connections, Transaction
 from parties.storage.version import check_version
 from parties.storage.writer import MAX_BATCH, MAX_WAITING, GroupWriter, Outcome
 from protocol.rows import Conflict, Decision, Declared, Overlay, Read, Rows, Table, Unit
@@ -59,6 +59,8 @@ class DatabaseStore:
         tables = tuple(tables)
         metadata = metadata_for(tables)
         self._database = database
+        self._readers = Connections(database.readers, keep=True)
+        self._writers = Connections(database.writer, keep=False)  # there is one, and tools want it between units
         self._sweep_rows = sweep_rows
         self._tables = {table.name: StoredTable(table, metadata, sealer, database.writer.dialect) for table in tables}
         self._declared = {table.name: table for table in tables}
@@ -67,13 +69,15 @@ class DatabaseStore:
     def read(self, *reads: Read) -> Rows:
         """A consistent view of these rows, not locked: all are of one committed state."""
         overlay = Overlay()
-        with faults(), begin(self._database.readers, BEGIN_TO_READ) as transaction:
+        one_table = len({read.table.name for read in reads}) == 1  # one SELECT is of one state by itself
+        readers = self._readers
+        with faults(), readers.lend() if one_table else readers.begin(BEGIN_TO_READ) as transaction:
             self._load(transaction, overlay, reads, lock=False)
         return Declared(overlay.view(reads), frozenset(reads))
 
     def scan(self, table: Table[R]) -> tuple[R, ...]:
         """Every row of a (short) table, in the order of its keys."""
-        with faults(), begin(self._database.readers, BEGIN_TO_READ) as transaction:
+        with faults(), self._readers.lend() as transaction:
             return tuple(self._tables[table.name].load_all(transaction))
 
     def submit(self, unit: Unit) -> Future[Decision]:
@@ -99,6 +103,7 @@ class DatabaseStore:
     def close(self) -> None:
         """Commit and answer the units that wait, take no more, and close the database."""
         self._writer.close()
+        self._readers.close()
         self._database.close()
 
     def _transact(self, tasks: Sequence[Task]) -> list[Outcome]:
@@ -106,7 +111,7 @@ class DatabaseStore:
         try:
             with ExitStack() as stack:
                 try:
-                    transaction = stack.enter_context(begin(self._database.writer, BEGIN_TO_WRITE))
+                    transaction = stack.enter_context(self._writers.begin(BEGIN_TO_WRITE))
                 except SQLAlchemyError as exc:  # no task's fault: to try them one by one would wait as often
                     return [fault_of(exc) for _ in tasks]
                 return self._carry_out(transaction, tasks)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from protocol.card import profile, tlv
@@ -70,7 +71,6 @@ class Transaction:
         self._pdol_data = pdol_data
         self._holder = holder
         self._entropy = entropy
-        self._session_key = derive_session_key(card.k_ac, atc=card.atc)
         self._standing = (
             (Cvr.DEVICE_VERIFIED if card.device_verified else Cvr(0))
             | (Cvr.CONTACT if channel is Channel.CONTACT else Cvr(0))
@@ -80,6 +80,10 @@ class Transaction:
         self._authenticated = False
         self._first: _First | None = None
         self._finished = False
+
+    @cached_property
+    def _session_key(self) -> bytes:  # derived when it is used: most of what this costs is to have the cipher at hand
+        return derive_session_key(self._card.k_ac, atc=self._card.atc)
 
     def options(self) -> Response:
         """What GET PROCESSING OPTIONS answers: AIP and AFL (Book 3 §6.5.8.4)."""

@@ -15,7 +15,7 @@ from support.world import PACKAGE, World
 from protocol.errors import NoCard, PaymentClosed, UnknownAccount, WrongState
 from protocol.messages.se import OpeningState, SeOpenCard, SeOpening
 from protocol.roles.se.opening import OPEN_S
-from protocol.roles.se.tables import FIELD, OWNERS, SERVICE_KEYS, VIRTUAL_CARDS
+from protocol.roles.se.tables import FIELD, OWNERS, SERVICE_KEYS, VIRTUAL_CARDS, VirtualCard
 from protocol.roles.wallet import close_service
 
 CARD_LIMIT = 50_000
@@ -128,7 +128,90 @@ def test_each_purchase_takes_a_card_until_none_is_left(world: World, pocket: Poc
         field.spend(pocket.offered(field, SMALL))
     with refused(world, NoCard, "NO_CARD"):
         pocket.open(SMALL)
-    assert [(card.state, card.used) for card in pocket.cards()] == [("SPENT", 1)] * 2
+    # The last one stays, since nothing took the place of its opening; the one before was destroyed with it.
+    assert [(card.state, card.used) for card in pocket.cards()] == [("SPENT", 1)]
+
+
+# --- a card that is used up is destroyed ------------------------------------------------------------------------------
+def _pay(pocket: Pocket) -> VirtualCard:
+    """Tap once; the card, now used up."""
+    pocket.open(SMALL)
+    field = pocket.field()
+    field.spend(pocket.offered(field, SMALL))
+    card = pocket.opened()
+    assert card.state == "SPENT"
+    assert card.card_key
+    return card
+
+
+def _digests(pocket: Pocket) -> set[bytes]:
+    return {card.modulus_digest for card in pocket.cards()}
+
+
+@pytest.mark.parametrize("ceiling_minor", [SMALL, 0])
+def test_the_next_opening_or_closing_destroys_a_card_that_is_used_up(pocket: Pocket, ceiling_minor: int) -> None:
+    """TW-S10. Until then a torn tap is retried with it."""
+    others = _digests(pocket)
+    gone = _pay(pocket).modulus_digest
+    assert pocket.offered(pocket.field(), SMALL).retry
+    pocket.open(ceiling_minor)
+    assert _digests(pocket) == others - {gone}
+    assert {card.state for card in pocket.cards()} == {"ACTIVE"}
+
+
+def test_a_card_of_another_account_is_destroyed_too(pocket: Pocket) -> None:
+    gone = _pay(pocket).modulus_digest
+    pocket.amend_card(gone, tid="t-other")
+    pocket.open(SMALL)
+    assert gone not in _digests(pocket)
+
+
+def test_cards_that_were_used_up_long_ago_are_destroyed(pocket: Pocket) -> None:
+    """Those of a phone that did not yet destroy them."""
+    old = max(card.modulus_digest for card in pocket.cards())
+    pocket.amend_card(old, state="SPENT")
+    pocket.open(SMALL)
+    assert old not in _digests(pocket)
+
+
+def test_an_opening_that_only_ended_keeps_its_card(world: World, pocket: Pocket) -> None:
+    gone = _pay(pocket).modulus_digest
+    world.clock.time_s += OPEN_S + 1
+    pocket.refuses(pocket.field(), SMALL)
+    assert gone in _digests(pocket)
+    pocket.open(SMALL)
+    assert gone not in _digests(pocket)
+
+
+def test_a_refused_opening_destroys_nothing(world: World, pocket: Pocket) -> None:
+    _pay(pocket)
+    with refused(world, NoCard, "NO_CARD"):
+        pocket.open(CARD_LIMIT + 1)
+    amend(world, pocket.phone.name, OWNERS, open=False)
+    with refused(world, PaymentClosed, "PAYMENT_CLOSED"):
+        pocket.open(SMALL)
+    assert pocket.offered(pocket.field(), SMALL).retry
+
+
+@pytest.mark.parametrize("ceiling_minor", [SMALL, 0])
+def test_a_card_that_is_not_used_up_is_kept(world: World, pocket: Pocket, ceiling_minor: int) -> None:
+    amend(world, pocket.phone.name, VIRTUAL_CARDS, uses=2)
+    held = _digests(pocket)
+    pocket.open(SMALL)
+    field = pocket.field()
+    field.spend(pocket.offered(field, SMALL))
+    assert pocket.opened().state == "ACTIVE"
+    pocket.open(ceiling_minor)
+    assert _digests(pocket) == held
+
+
+def test_a_card_that_another_tap_used_up_while_the_phone_opens(world: World, pocket: Pocket) -> None:
+    """The opening looked while the card was good; what it destroys, it sees in its own unit."""
+    gone: list[bytes] = []
+    with meanwhile(world, pocket.phone.name, lambda: gone.append(_pay(pocket).modulus_digest)):
+        pocket.open(SMALL)
+    assert len(gone) == 1
+    assert _digests(pocket).isdisjoint(gone)
 
 
 # --- not allowed to pay -----------------------------------------------------------------------------------------------

@@ -28,6 +28,9 @@ from protocol.roles.se.tables import FIELD, VIRTUAL_CARDS, FieldRow, VirtualCard
 from protocol.rows import Conflict, Decision, Key, Read, Rows, Store, Unit, Update
 
 _ATTEMPTS: Final = 3
+_UNBOUND: Final = (OpeningState.OPEN, OpeningState.EXPECT_PIN)
+"""Nothing was agreed to yet but the ceiling."""
+_MERCHANT, _TERMINAL = re.compile(MERCHANT.pattern), re.compile(TERMINAL.pattern)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +43,8 @@ class Field:
     """When a card was last found open; a terminal selects twice within one tap, and is told the same."""
     _card: bytes = b""
     _tap: Tap | None = None
+    _offered: VirtualCard | None = None
+    """Held until the next offer, so that the store has not to open its sealed cells again when the card is spent."""
 
     def is_open(self) -> bool:
         """Did the cardholder open a card, and is there still time?"""
@@ -56,11 +61,10 @@ class Field:
         """The opened card for this tap, with its next counter. Raises: NotOpen, SeePhone."""
         self._open_at_s, now_s, digest = 0, self.clock.now_s(), self._card
         row, card = _opened(self.store.read(*_reads(digest)), digest)
-        after = _fit(row, card, tap, now_s)
-        if after.state == OpeningState.EXPECT_PIN:
+        if _state_after(row, card, tap, now_s) == OpeningState.EXPECT_PIN:
             self._apply(digest, lambda rows: _ask(rows, digest, tap, now_s))
             raise SeePhone
-        self._tap = tap
+        self._tap, self._offered = tap, card
         return _load(row, card)
 
     def spend(self, card: LoadedCard) -> None:
@@ -101,52 +105,58 @@ def _consent(row: FieldRow) -> tuple[int, str, str, str, str]:
     return (row.amount_minor, row.currency, row.merchant, row.terminal, row.merchant_name)
 
 
-def _fit(row: FieldRow, card: VirtualCard, tap: Tap, now_s: int) -> FieldRow:
-    """The opening as this tap would leave it: TAPPED, or EXPECT_PIN. Raises: NotOpen."""
+def _state_after(row: FieldRow, card: VirtualCard, tap: Tap, now_s: int) -> OpeningState:
+    """The state in which this tap would leave the opening: TAPPED, or EXPECT_PIN. Raises: NotOpen."""
     if not _is_open(row, now_s):
         raise NotOpen
-    if row.state in (OpeningState.OPEN, OpeningState.EXPECT_PIN):
-        row = _first(row, tap, now_s)
+    state = OpeningState.TAPPED
+    if row.state in _UNBOUND:
+        state = _state_after_first(row, tap)
     elif tap.consent != _consent(row):
         raise NotOpen  # verified, or used, for something else
     usable = is_usable(card, now_s) or (row.state == OpeningState.TAPPED and row.read and card.state == "SPENT")
     if not usable or card.atc >= MAX_ATC:
         raise NotOpen
-    return row if row.state == OpeningState.EXPECT_PIN else replace(row, state=OpeningState.TAPPED.value)
+    return state
 
 
-def _first(row: FieldRow, tap: Tap, now_s: int) -> FieldRow:
+def _state_after_first(row: FieldRow, tap: Tap) -> OpeningState:
     """A tap that nothing was said about yet: it must fit the opening. Over the limit, the phone asks for the PIN."""
-    named = re.fullmatch(MERCHANT.pattern, tap.merchant) and re.fullmatch(TERMINAL.pattern, tap.terminal)
-    if not named or not tap.merchant_name or tap.currency != row.currency:
+    if not (_MERCHANT.fullmatch(tap.merchant) and _TERMINAL.fullmatch(tap.terminal)):
+        raise NotOpen
+    if not tap.merchant_name or tap.currency != row.currency:
         raise NotOpen
     if not 0 < tap.amount_minor <= row.ceiling_minor:
         raise NotOpen
-    asked = replace(
-        row, amount_minor=tap.amount_minor, merchant=tap.merchant, terminal=tap.terminal,
-        merchant_name=tap.merchant_name,
+    return OpeningState.TAPPED if tap.amount_minor <= row.verify_above_minor else OpeningState.EXPECT_PIN
+
+
+def _after(row: FieldRow, tap: Tap, state: OpeningState, *, expires_at_s: int, read: bool) -> FieldRow:
+    return replace(
+        row, state=state.value, amount_minor=tap.amount_minor, merchant=tap.merchant, terminal=tap.terminal,
+        merchant_name=tap.merchant_name, expires_at_s=expires_at_s, read=read,
     )  # fmt: skip
-    if tap.amount_minor <= row.verify_above_minor:
-        return replace(asked, state=OpeningState.OPEN.value)
-    # Time to look at the phone is given once: taps must not keep a card open.
-    expires_at_s = now_s + OPEN_S if row.state == OpeningState.OPEN else row.expires_at_s
-    return replace(asked, state=OpeningState.EXPECT_PIN.value, expires_at_s=expires_at_s)
 
 
 def _ask(rows: Rows, digest: bytes, tap: Tap, now_s: int) -> Decision:
     """The phone is to show this tap and ask for the PIN."""
     row, card = _opened(rows, digest)
-    return Decision(writes=(Update(FIELD, _fit(row, card, tap, now_s)),))
+    state = _state_after(row, card, tap, now_s)
+    # Time to look at the phone is given once: taps must not keep a card open.
+    first = (row.state, state) == (OpeningState.OPEN, OpeningState.EXPECT_PIN)
+    expires_at_s = now_s + OPEN_S if first else row.expires_at_s
+    return Decision(writes=(Update(FIELD, _after(row, tap, state, expires_at_s=expires_at_s, read=row.read)),))
 
 
 def _spend(rows: Rows, digest: bytes, offered: LoadedCard, tap: Tap, now_s: int) -> Decision:
     row, card = _opened(rows, digest)
-    after = _fit(row, card, tap, now_s)
-    if after.state != OpeningState.TAPPED or (row.opening, card.atc + 1) != (offered.opening, offered.atc):
+    state = _state_after(row, card, tap, now_s)
+    if state != OpeningState.TAPPED or (row.opening, card.atc + 1) != (offered.opening, offered.atc):
         raise NotOpen  # another opening, or another reader was faster
     used = card.used if row.read else card.used + 1
     spent = replace(card, atc=offered.atc, used=used, state="SPENT" if used >= card.uses else card.state)
-    return Decision(writes=(Update(FIELD, replace(after, read=True)), Update(VIRTUAL_CARDS, spent)))
+    after = _after(row, tap, state, expires_at_s=row.expires_at_s, read=True)
+    return Decision(writes=(Update(FIELD, after), Update(VIRTUAL_CARDS, spent)))
 
 
 def _load(row: FieldRow, card: VirtualCard) -> LoadedCard:

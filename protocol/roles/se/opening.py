@@ -13,7 +13,7 @@ from protocol.roles.se.account import account_of
 from protocol.roles.se.party import SeStep, expect_open
 from protocol.roles.se.service import service_of
 from protocol.roles.se.tables import FIELD, OWNERS, VIRTUAL_CARDS, FieldRow, Owner, ServiceKeys, VirtualCard
-from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where, Write
+from protocol.rows import Decision, Delete, Insert, Key, Read, Rows, Update, Where, Write
 
 SLOT = "nfc"
 """A phone has one NFC field, and so one opening at a time."""
@@ -43,16 +43,23 @@ def is_usable(card: VirtualCard, now_s: int) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpeningCard:
-    """The wish to pay, and what the phone's software measures as now (closing asks for neither)."""
+    """The wish to pay, and what the phone's software measures as now (closing asks for neither).
+
+    `last` is the card of the opening before, which may be another account's.
+    """
 
     command: SeOpenCard
     service: ServiceKeys
     bank: str
+    last: bytes
     pcr10: bytes = b""
 
 
 class OpenCardStep(SeStep[SeOpenCard, OpeningCard]):
     """The card is chosen here, off the tap's path: of those for at least the ceiling, the one that expires first.
+
+    Cards that are used up are destroyed here, keys and all (TW-S10), and so when an opening is closed. Only the opening
+    that read a card retries a tap with it, and that one ends now.
 
     Software and platform are measured now and must be as they were at the last good launch: no bank is asked, since a
     question at each purchase would tell it when its customer pays.
@@ -66,7 +73,8 @@ class OpenCardStep(SeStep[SeOpenCard, OpeningCard]):
         service = service_of(ctx, command.tid)
         if command.ceiling_minor and service.state != "ACTIVE":
             raise WrongState("the account is not active")
-        return OpeningCard(command=command, service=service, bank=account_of(ctx, service.account).bank)
+        bank, field = account_of(ctx, service.account).bank, ctx.read(Key(FIELD, (SLOT,))).get(FIELD, SLOT)
+        return OpeningCard(command=command, service=service, bank=bank, last=b"" if field is None else field.card)
 
     def prepare(self, incoming: Incoming[OpeningCard], ctx: Context) -> Incoming[OpeningCard]:
         facts = incoming.facts
@@ -78,13 +86,15 @@ class OpenCardStep(SeStep[SeOpenCard, OpeningCard]):
     def reads(self, facts: OpeningCard) -> tuple[Read, ...]:
         return (
             Key(FIELD, (SLOT,)), Key(OWNERS, (facts.bank,)), Where(VIRTUAL_CARDS, "tid", facts.service.tid),
+            Key(VIRTUAL_CARDS, (facts.last,)),
         )  # fmt: skip
 
     def decide(self, rows: Rows, facts: OpeningCard, now_s: int, entropy: Entropy) -> Decision:
         old = rows.get(FIELD, SLOT)
+        used_up = _used_up(rows, facts)
         if facts.command.ceiling_minor == 0:
             closing = () if old is None else (Update(FIELD, replace(old, state=OpeningState.CLOSED.value)),)
-            return Decision(writes=closing, reply=SeOpening(opening=_CLOSED))
+            return Decision(writes=(*closing, *used_up), reply=SeOpening(opening=_CLOSED))
         expect_open(rows, facts.bank)
         owner = rows.get(OWNERS, facts.bank)
         assert owner is not None
@@ -97,13 +107,20 @@ class OpenCardStep(SeStep[SeOpenCard, OpeningCard]):
             merchant="", terminal="", merchant_name="", verified=False, read=False,
         )  # fmt: skip
         write: Write = Insert(FIELD, row) if old is None else Update(FIELD, row)
-        return Decision(writes=(write,), reply=SeOpening(opening=opening_of(row, now_s)))
+        return Decision(writes=(write, *used_up), reply=SeOpening(opening=opening_of(row, now_s)))
 
 
 def expect_unchanged(owner: Owner, pcr10: bytes) -> None:
     """What runs now is what ran at the last good launch. Raises: PaymentClosed."""
     if pcr10 != owner.installed_pcr:
         raise PaymentClosed("software or platform changed since the last launch")
+
+
+def _used_up(rows: Rows, facts: OpeningCard) -> tuple[Delete, ...]:
+    last = rows.get(VIRTUAL_CARDS, facts.last)
+    own = rows.find(VIRTUAL_CARDS, "tid", facts.service.tid)
+    other = () if last is None or last.tid == facts.service.tid else (last,)
+    return tuple(Delete(VIRTUAL_CARDS, card) for card in (*own, *other) if card.state == "SPENT")
 
 
 def _choose(cards: tuple[VirtualCard, ...], ceiling_minor: int, now_s: int) -> VirtualCard:

@@ -70,6 +70,13 @@ def test_no_sealed_column_is_readable_in_the_files(sample, tmp_path):
         assert b"PLAIN-" not in raw
 
 
+def _look(sample, rows, number: int) -> int:
+    """A row's PIN, for one who looks at its secret too."""
+    row = rows.get(sample.accounts, number)
+    assert row.secret
+    return row.pin
+
+
 @pytest.mark.parametrize(
     "tamper",
     [
@@ -91,9 +98,11 @@ def test_a_value_moved_within_the_database_is_refused_and_its_neighbors_are_not(
     number = 3 if "number = 3" in tamper else 1
     with sample.opened(path) as store:
         with pytest.raises(StorageFault, match="sample_accounts"):
-            store.read(Key(sample.accounts, (number,)))
+            store.scan(sample.accounts)
+        with pytest.raises(StorageFault, match="sample_accounts"):
+            _look(sample, store.read(Key(sample.accounts, (number,))), number)
         units = [
-            Unit((Key(sample.accounts, (n,)),), lambda rows, n=n: Decision(reply=rows.get(sample.accounts, n).pin))
+            Unit((Key(sample.accounts, (n,)),), lambda rows, n=n: Decision(reply=_look(sample, rows, n)))
             for n in (number, 2)
         ]
         moved, whole = sample.together(store, units)
