@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Tests and the demo start many processes: each would compile the program anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: dev demo lint test proto bench interop-deps clean
 
 $(READY): requirements/dev.lock pyproject.toml
@@ -27,7 +30,7 @@ lint: $(READY)  ## style, types, import rules, generated files
 	$(BIN)/python -m parties.contract --check
 
 test: $(READY)  ## all tests with coverage, and the bounds on it
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=
 	$(BIN)/coverage report --include='protocol/*' --fail-under=100
 	$(BIN)/coverage report --include='attestation/*' --fail-under=95
 
