@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Final
 
 from parties.assembly.common import Opened, hash_passcode
-from parties.assembly.roles import build_bank
+from parties.assembly.roles import bank_policy, build_bank
 from parties.settings import load_settings
 from parties.storage.store import DatabaseStore
 from protocol import envelope
 from protocol.envelope import Signer, Stamp
 from protocol.errors import SettingsInvalid, UnknownAccount, WrongState
 from protocol.messages.enroll import PinReopening
+from protocol.messages.stops import StopReason
 from protocol.roles.bank.customers import new_branch_code, open_customer, reopen_customer
-from protocol.roles.bank.tables import CUSTOMERS
+from protocol.roles.bank.freeze import delete, expect_running, freeze, lift
+from protocol.roles.bank.tables import CUSTOMERS, STOPS, Customer, StopRecord
 from protocol.rows import Key
 from protocol.types import Role
 
@@ -74,12 +76,13 @@ def reopen_pin(settings: Path, customer: str) -> bytes:
     """TW-G3b: the bank's signed word (`PinReopening`) that the person was confirmed at the branch, for their phone.
 
     It says nothing of a passcode, and it opens nothing but the PIN of this customer's phone, if that is locked.
-    Raises: UnknownAccount; WrongState for a customer who has no phone.
+    Raises: UnknownAccount; AccountStopped; WrongState for a customer who has no phone.
     """
     with _bank_store(settings) as (opened, store):
         row = store.read(Key(CUSTOMERS, (customer,))).get(CUSTOMERS, customer)
         if row is None:
             raise UnknownAccount("no such customer")
+        expect_running(row)
         if row.state == "EXPECT_PHONE":
             raise WrongState("this customer has no phone yet")
         bank = opened.keys
@@ -88,6 +91,34 @@ def reopen_pin(settings: Path, customer: str) -> bytes:
         return envelope.sign(
             Signer(name=bank.name, key=bank.sign), PinReopening(user=customer), audience=customer, stamp=stamp
         )
+
+
+def freeze_customer(settings: Path, customer: str, reason: StopReason) -> Customer:
+    """CN-11: stop a customer until `unfreeze_customer`. Raises: UnknownAccount, WrongState."""
+    with _bank_store(settings) as (opened, store):
+        stopped: Customer = store.apply(freeze(customer, reason, opened.clock.now_s(), opened.entropy)).reply
+    return stopped
+
+
+def unfreeze_customer(settings: Path, customer: str) -> Customer:
+    """End the bank's own freeze; a TSM's stays. Raises: UnknownAccount, WrongState, also after a deletion."""
+    with _bank_store(settings) as (opened, store):
+        running: Customer = store.apply(lift(bank_policy(opened.settings), customer, opened.clock.now_s())).reply
+    return running
+
+
+def delete_customer(settings: Path, customer: str, reason: StopReason) -> Customer:
+    """Stop a customer for good. Raises: UnknownAccount, WrongState if it was done before."""
+    with _bank_store(settings) as (opened, store):
+        unit = delete(bank_policy(opened.settings), customer, reason, opened.clock.now_s(), opened.entropy)
+        stopped: Customer = store.apply(unit).reply
+    return stopped
+
+
+def stops_made(settings: Path) -> tuple[StopRecord, ...]:
+    """Every stop that this bank made, those that were lifted too, in the order in which they were made."""
+    with _bank_store(settings) as (_opened, store):
+        return tuple(sorted(store.scan(STOPS), key=lambda record: (record.made_at_s, record.stop)))
 
 
 def check_passcode(passcode: str) -> None:

@@ -19,6 +19,8 @@ CODE_KEY: Final = "tapveil-code"
 DEADLINE_S: Final = 20.0
 FIELD_DEADLINE_S: Final = 120.0
 """A phone is not held to a reader for longer."""
+RECONNECT_S: Final = 5
+"""A peer that is back is found within this time, however long it was away."""
 MAX_REPLY_BYTES: Final = 9 * 1024 * 1024
 _FOREIGN: Final[dict[grpc.StatusCode, type[ProtocolError]]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
@@ -128,6 +130,7 @@ def open_channel(address: str, peer: str, identity: TlsIdentity) -> grpc.Channel
         ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_retries", 0),
+        ("grpc.max_reconnect_backoff_ms", 1000 * RECONNECT_S),
         ("grpc.enable_http_proxy", 0),
     )
     return grpc.secure_channel(address, credentials, options)

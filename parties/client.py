@@ -44,6 +44,7 @@ from protocol.errors import Internal
 __all__ = [
     "Account",
     "BankClerk",
+    "Credit",
     "Installed",
     "MerchantClient",
     "PhoneClient",
@@ -85,13 +86,14 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A service account at a TSM, with the credit that its bank promised."""
+    """A service account at a TSM, with the credit that a bank promised last; does the TSM ask for further credit?"""
 
     tid: str
     state: str
     expires_at_s: int
     limit_minor: int
     currency: str
+    recredit: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,16 +132,33 @@ class Pool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renewed:
-    """How many cards RENEW found ready, and how many it had issued."""
+    """How many cards RENEW found ready, how many it had issued, and whether the TSM asks for further credit."""
 
     tid: str
     ready: int
     issued: int
+    recredit: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credit:
+    """An anonymous account and the service account it is granted to, or empty. What was spent only the TSM knows."""
+
+    aid: str
+    bank: str
+    tsm: str
+    tid: str
+    expires_at_s: int
+    limit_minor: int
+    currency: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """What the secure element holds: whether it is open for payment, and names; cards by their masked numbers."""
+    """What the secure element holds: whether it is open for payment, and names; cards by their masked numbers.
+
+    `recredits` are the service accounts for which the TSM asks for further credit.
+    """
 
     open: bool
     banks: tuple[str, ...]
@@ -147,20 +166,19 @@ class State:
     tids: tuple[str, ...]
     cards: tuple[str, ...]
     pools: tuple[Pool, ...]
+    credits: tuple[Credit, ...]
+    recredits: tuple[str, ...]
     pin: str
     opening: Tap
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> State:
         """From what the app printed. Raises: Internal if it is not of that form."""
-        pools, opening = plain.get("pools"), plain.get("opening")
-        if (
-            not isinstance(pools, list)
-            or not isinstance(opening, dict)
-            or any(type(pool) is not dict for pool in pools)
-        ):
+        opening = plain.get("opening")
+        if not isinstance(opening, dict):
             raise Internal("the app's answer has another form")
-        return _typed(cls, plain | {"pools": [_typed(Pool, pool) for pool in pools], "opening": _typed(Tap, opening)})
+        lists = {"pools": _typed_list(Pool, plain.get("pools")), "credits": _typed_list(Credit, plain.get("credits"))}
+        return _typed(cls, plain | lists | {"opening": _typed(Tap, opening)})
 
 
 def init(folder: Path, plan: Plan | None = None, progress: Callable[[str], None] = lambda _party: None) -> None:
@@ -247,9 +265,20 @@ class PhoneClient:
         """CARD: 1 … 32 virtual cards."""
         return self._app(Service, "issue", "--tsm", self._tsm, "--tid", tid, "--number", str(number))
 
-    def close(self, tid: str) -> Service:
-        """End a service account: its cards end, and the bank frees the anonymous account."""
-        return self._app(Service, "close", "--tsm", self._tsm, "--tid", tid)
+    def recredit(self, tid: str, *, bank: str, passcode: str = "") -> Service:
+        """RECREDIT: further credit for `tid`, of `bank`, after a launch there.
+
+        An anonymous account that is open there is taken; else one is opened with `passcode`.
+        Raises: UnknownAccount if the phone is not registered there, WrongState if the TSM did not ask, FieldMismatch
+        for a bank whose credit is held already.
+        """
+        self._launcher.expect_registered(bank)
+        arguments = ["recredit", "--tsm", self._tsm, "--tid", tid, "--bank", bank]
+        return _typed(Service, self._launcher.start(arguments, bank=bank, passcode=passcode))
+
+    def close(self, tid: str, *, aid: str = "") -> Service:
+        """End a service account: its cards end, and each bank frees its anonymous account. Or of `aid` only."""
+        return self._app(Service, "close", "--tsm", self._tsm, "--tid", tid, "--aid", aid)
 
     def status(self, *, paying: bool = False) -> State:
         """What the secure element holds. While `paying`, no launch attestation comes first."""
@@ -301,6 +330,12 @@ class PhoneClient:
 
 def _place(reader: str, seconds: int) -> list[str]:
     return ["--reader", reader, "--seconds", str(seconds)]
+
+
+def _typed_list(kind: type[R], plain: object) -> list[R]:
+    if not isinstance(plain, list) or any(type(each) is not dict for each in plain):
+        raise Internal("the app's answer has another form")
+    return [_typed(kind, each) for each in plain]
 
 
 def _typed(kind: type[R], plain: dict[str, Any]) -> R:

@@ -26,6 +26,8 @@ class Deployment:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ready: dict[str, dict[str, Any]] = {}
+        self.workers: dict[str, int] = {}
+        """How many processes serve a party, where it is not one."""
         self._processes: dict[str, ServerProcess] = {}
         self._template: Template | None = None
         self._lock = threading.Lock()
@@ -40,6 +42,10 @@ class Deployment:
                 found.append((order.index(role), path.parent.relative_to(self.folder).as_posix()))
         return [name for _, name in sorted(found)]
 
+    def of_role(self, role: Role) -> list[str]:
+        """The servers of one role."""
+        return [name for name in self.parties() if load_settings(self.settings(name)).role is role]
+
     def settings(self, party: str) -> Path:
         """The settings file of a party."""
         return self.folder / party / "settings.toml"
@@ -51,6 +57,8 @@ class Deployment:
         """
         settings = self.settings(party).absolute()
         arguments = ["serve", load_settings(settings).role.value, "--settings", str(settings)]
+        if party in self.workers:
+            arguments += ["--workers", str(self.workers[party])]
         with (self.folder / party / "log.jsonl").open("ab") as log:
             self._processes[party] = self._loaded().fork(arguments, log)
 

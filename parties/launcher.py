@@ -14,7 +14,16 @@ from typing import Any, Final
 
 from attestation.reference import ReferenceValues, Release, verify_reference_values, verify_release
 from parties.wallet.phone import PhoneSession
-from protocol.errors import REGISTRY, Internal, ProtocolError, ReleaseInvalid, StorageFault, Unavailable
+from protocol.errors import (
+    REGISTRY,
+    AccountStopped,
+    Internal,
+    ProtocolError,
+    ReleaseInvalid,
+    StorageFault,
+    Unavailable,
+    UnknownAccount,
+)
 from protocol.messages.se import SeDecision
 from protocol.pki import Use
 from protocol.roles.wallet import attest, enroll, fetch_reference_values, fetch_release
@@ -67,6 +76,11 @@ class Launcher:
         if not decision.allowed:
             raise refusal_for(decision.reason, "the app may not run")
         return self.run_app(arguments, passcode=passcode)
+
+    def expect_registered(self, bank: str) -> None:
+        """INIT was passed at `bank`. Raises: UnknownAccount, so that no launch is tried there."""
+        if bank not in self.run_app(["status"]).get("banks", ()):
+            raise UnknownAccount(f"this phone is not registered at {bank}: enroll and install there first")
 
     def run_app(self, arguments: list[str], *, passcode: str = "") -> dict[str, Any]:
         """Run the installed file. The SE decides by itself what it does for it. Raises: the app's refusal."""
@@ -127,6 +141,8 @@ def _answer(output: bytes, status: int) -> dict[str, Any]:
 
 def refusal_for(code: str, detail: str) -> ProtocolError:
     """The typed refusal of this code, which came from outside."""
+    if code == AccountStopped.code:  # the person can do something about it, but not here
+        return AccountStopped(f"{AccountStopped.meaning}: ask your bank, then the TSM, which of them stopped it")
     return REGISTRY[code](detail) if code in REGISTRY else Internal(f"refused for an unknown reason: {detail}")
 
 

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from parties.assembly.common import Opened
-from parties.assembly.roles import STEPS, build_applet, build_lane, build_shop, build_tsm
+from parties.assembly.roles import STEPS, build_applet, build_lane, build_settler, build_shop, build_tsm
 from parties.channels import Channels
 from parties.links.vpcd import VpcdLink, parse_address
 from parties.server.capture import Capture
+from parties.server.claims import ClaimSender
 from parties.server.field import field_handler
 from parties.server.logs import configure_logs, log
 from parties.server.service import Edge, PartyServer
 from parties.server.stops import StopFetcher
 from parties.settings import Settings, load_settings
 from parties.storage.roles import TABLES
+from parties.storage.store import DatabaseStore
+from parties.workers import serve_with_workers, stopping
 from protocol.card.profile import Channel
 from protocol.contract import FIELD
 from protocol.engine import OUTBOX, Engine
@@ -45,7 +47,11 @@ STOP_S: Final = 2.0
 class Housekeeping:
     """What a party does by itself: take up questions that were under way, sweep what expired, sign on."""
 
-    def __init__(self, tasks: tuple[tuple[float, Callable[[], None]], ...]) -> None:
+    def __init__(
+        self, tasks: tuple[tuple[float, Callable[[], None]], ...], is_mine: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`is_mine` says whether this process is the one to do it, of several over one database."""
+        self._is_mine = is_mine
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._repeat, args=task, name=f"housekeeping-{number}", daemon=True)
@@ -67,7 +73,8 @@ class Housekeeping:
     def _repeat(self, every_s: float, task: Callable[[], None]) -> None:
         while not self._stop.is_set():
             try:
-                task()
+                if self._is_mine():
+                    task()
             except ProtocolError as refusal:
                 log.warning("housekeeping", code=refusal.code)
             except Exception as fault:  # noqa: BLE001  # one fault must not end the task for good
@@ -96,35 +103,45 @@ class VirtualReader:
             return False
 
 
-def serve(path: Path, role: Role, *, reader: VirtualReader | None = None) -> None:
+def serve(path: Path, role: Role, *, reader: VirtualReader | None = None, workers: int = 1) -> None:
     """Run until SIGTERM or SIGINT, then drain. Prints one JSON line when it is ready.
 
-    Raises: SettingsInvalid, KeystoreLocked, StorageFault, PortInUse.
+    Raises: SettingsInvalid, KeystoreLocked, StorageFault, PortInUse, Unavailable if a worker does not start.
     """
+    if workers != 1:
+        serve_with_workers(path, role, workers)
+        return
     configure_logs()
     if reader is not None and role is not Role.SE:
         raise SettingsInvalid("only an SE has a card to put into a virtual reader: leave --vpcd out")
     settings = load_settings(path, role)
+    with stopping() as stop:
+        serve_until(stop, settings, reader=reader)
+
+
+def serve_until(
+    stop: threading.Event, settings: Settings, *, reader: VirtualReader | None = None, shares_port: bool = False
+) -> None:
+    """Serve until `stop` is set. Raises: as `serve`."""
+    role = settings.role
     if not settings.listen and not settings.mutual_listen:
-        raise SettingsInvalid(f"{path}: set listen or mutual_listen to HOST:PORT")
+        raise SettingsInvalid(f"{settings.path}: set listen or mutual_listen to HOST:PORT")
     opened = Opened.of(settings)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _signum, _frame: stop.set())
     store: Store = opened.store() if role.value in TABLES else MemoryStore()
     channels = opened.channels()
     try:
-        _run(opened, store, channels, stop, reader)
+        _run(opened, store, channels, stop, reader, shares_port=shares_port)
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)  # it is ending: a second one must not turn that into a crash
         channels.close()
         close = getattr(store, "close", None)
         if close is not None:
             close()
 
 
-def _run(opened: Opened, store: Store, channels: Channels, stop: threading.Event, reader: VirtualReader | None) -> None:
+def _run(
+    opened: Opened, store: Store, channels: Channels, stop: threading.Event, reader: VirtualReader | None, *,
+    shares_port: bool,
+) -> None:  # fmt: skip
     settings = opened.settings
     steps = STEPS[settings.role](opened)
     engine = Engine(steps, store=store, clock=opened.clock, entropy=opened.entropy, peers=channels)
@@ -133,13 +150,15 @@ def _run(opened: Opened, store: Store, channels: Channels, stop: threading.Event
     if settings.role is Role.SE:
         streams[FIELD] = field_handler(settings.name, lambda: build_applet(opened, store, Channel.CONTACTLESS))
     server = PartyServer(
-        Edge(engine, party=settings.name, role=settings.role, capture=capture), steps, opened.server_tls(), streams
-    )
+        Edge(engine, party=settings.name, role=settings.role, capture=capture), steps, opened.server_tls(), streams,
+        shares_port=shares_port,
+    )  # fmt: skip
     ready = {"ready": settings.name, **_listen(server, settings)}
     server.start()
-    housekeeping = Housekeeping(_tasks(opened, store, engine, channels))
-    housekeeping.start()
     with ExitStack() as links:
+        is_mine = links.enter_context(closing(store.leader())).holds if isinstance(store, DatabaseStore) else _always
+        housekeeping = Housekeeping(_tasks(opened, store, engine, channels), is_mine)
+        housekeeping.start()
         if reader is not None:
             links.enter_context(VpcdLink(reader.address, lambda: build_applet(opened, store, reader.channel)))
         log.info("ready", party_role=settings.role.value)
@@ -147,10 +166,14 @@ def _run(opened: Opened, store: Store, channels: Channels, stop: threading.Event
         sys.stdout.flush()
         stop.wait()
         log.info("draining", party_role=settings.role.value)
-    housekeeping.stop()
+        housekeeping.stop()
     server.drain()
     if capture is not None:
         capture.close()
+
+
+def _always() -> bool:
+    return True
 
 
 def _listen(server: PartyServer, settings: Settings) -> dict[str, int]:
@@ -183,9 +206,18 @@ def _tasks(
             give_back_stale(tsm, store, channels, opened.clock.now_s(), opened.entropy)
 
         fetcher = StopFetcher(tsm, opened.settings.peers, store, channels, opened.clock, opened.entropy)
-        tasks += [(SWEEP_EVERY_S, give_back), (RESUME_EVERY_S, fetcher.run_once)]
+        claims = ClaimSender(tsm, store, channels, opened.clock, opened.entropy)
+        tasks += [
+            (SWEEP_EVERY_S, give_back), (SWEEP_EVERY_S, claims.run_once), (RESUME_EVERY_S, fetcher.run_once),
+        ]  # fmt: skip
     if opened.settings.role is Role.MERCHANT:
         tasks.append((RESUME_EVERY_S, TerminalSignOn(build_shop(opened), opened, store, channels).ensure))
+        settler = build_settler(opened, store, channels)
+
+        def resend() -> None:
+            settler.resend()
+
+        tasks.append((RESUME_EVERY_S, resend))
         lane = build_lane(opened, store, channels)
 
         def work() -> None:

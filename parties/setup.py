@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import secrets
 import socket
 from collections.abc import Callable, Mapping
@@ -23,7 +24,9 @@ from parties.directory import CA_FILE, MANUFACTURER_FILE, certificate_file, writ
 from parties.emv_files import write_ca_key, write_issuer
 from parties.keystore import GENERATED, Cost, Keystore
 from parties.release import SOFTWARE, VERSION, build_release
+from parties.storage.database import faults, is_postgresql
 from parties.storage.migrations import create_or_upgrade
+from parties.storage.postgresql import create_schema
 from parties.storage.roles import TABLES
 from parties.system import SystemClock, SystemEntropy
 from protocol.card import rsa
@@ -62,7 +65,17 @@ class Plan:
     host: str = "127.0.0.1"
     base_port: int = 7400
     capture: bool = False
+    stops_every_s: int = 60
+    """How often banks renew their lists of stops, and the TSM fetches them: shorter for runs that wait for it."""
+    database: str = ""
+    """Where institutions keep their tables: a PostgreSQL database, with a schema for each. A file each if empty."""
+    schemas: str = "tapveil"
+    """How the names of these schemas begin."""
     cost: Cost = GENERATED
+
+    def schema(self, party: str) -> str:
+        """The schema of an institution or a merchant."""
+        return re.sub("[^a-z0-9]", "_", f"{self.schemas}_{party}".lower())
 
     def parties(self) -> int:
         """How many parties are set up: what a progress bar counts."""
@@ -156,11 +169,22 @@ class Environment:
             "passphrase_file": "passphrase",
         }  # fmt: skip
         if role.value in TABLES:
-            plain["database"] = "sqlite:///data.db"
-            create_or_upgrade(f"sqlite:///{(folder / 'data.db').resolve()}", role.value)
+            plain["database"] = self._database(folder, name, role)
         if self.plan.capture and role is not Role.PHONE:
             plain["capture"] = "capture.log"
-        (folder / "settings.toml").write_text(tomli_w.dumps({**plain, **settings}))
+        file = folder / "settings.toml"
+        file.touch(mode=0o600 if self.plan.database else 0o666)  # its URL may hold a password
+        file.write_text(tomli_w.dumps({**plain, **settings}))
+
+    def _database(self, folder: Path, name: str, role: Role) -> str:
+        """Make the party's database; its URL for the settings. A phone's secure element keeps a file in any case."""
+        if self.plan.database and role is not Role.SE:
+            with faults():
+                url = create_schema(self.plan.database, self.plan.schema(name))
+            create_or_upgrade(url, role.value)
+            return url
+        create_or_upgrade(f"sqlite:///{(folder / 'data.db').resolve()}", role.value)
+        return "sqlite:///data.db"
 
 
 def _free_ports() -> range:
@@ -179,6 +203,8 @@ def create_environment(folder: Path, plan: Plan, progress: Callable[[str], None]
     """Make everything below `folder`, which must be empty or missing. Raises: SettingsInvalid."""
     if folder.exists() and any(folder.iterdir()):
         raise SettingsInvalid(f"{folder} is not empty: name a new folder, or remove what is there")
+    if plan.database and not is_postgresql(plan.database):
+        raise SettingsInvalid("--database takes a postgresql+psycopg:// URL; without it each party keeps a SQLite file")
     folder.mkdir(parents=True, exist_ok=True)
     env = Environment(folder, plan)
     env.pki.mkdir()
@@ -227,7 +253,11 @@ def _bank(env: Environment, name: str) -> bytes:
     (folder / "platform.list").write_bytes(env.platform.to_bytes())
     settings = {
         "mutual_listen": env.addresses[name],
-        "options": {"platform_list": "platform.list", "references": "references"},
+        "options": {
+            "platform_list": "platform.list",
+            "references": "references",
+            "stops_every_s": env.plan.stops_every_s,
+        },
     }
     env.settle(folder, name, Role.BANK, entries, settings)
     return signed
@@ -255,7 +285,7 @@ def _tsm(env: Environment) -> rsa.PrivateKey:
         "listen": env.addresses[name],
         "mutual_listen": env.addresses[f"{name}/mutual"],
         "peers": {bank: env.addresses[bank] for bank in plan.banks},
-        "options": {"emv": "emv.cbor", "card_uses": 1},
+        "options": {"emv": "emv.cbor", "card_uses": 1, "stops_every_s": plan.stops_every_s},
     }
     env.settle(folder, name, Role.TSM, entries, settings)
     return ca

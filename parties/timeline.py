@@ -36,6 +36,10 @@ PROVED: Final = {
     "Tsm.AuthorizeBatch": "the same of each purchase, under one signature",
     "Tsm.Reverse": "the terminal takes its own purchase back",
     "Tsm.Refund": "the terminal gives back at most what it took",
+    "Tsm.SettleBatch": "each sale is the merchant's own, and is paid out once",
+    "Bank.SubmitClaim": "in turn, in tranches, within the grant; nothing of a purchase",
+    "Bank.ListStops": "what the bank stops, all at once, as of this minute",
+    "Bank.RequestTrace": "link by link: this account made this purchase",
     "Merchant.StartSale": "the till is the merchant's own",
     "Merchant.GetSale": "the till is the merchant's own",
     "Merchant.CancelSale": "the till is the merchant's own",
@@ -49,10 +53,11 @@ _FORMS: Final = {rpc.full_name: (rpc.request_form.value, rpc.reply_form.value) f
 _SENDERS: Final = {
     "Bank.ApproveGrant": "tsm", "Bank.ReleaseGrant": "tsm", "Tsm.SignOn": "merchant", "Tsm.Authorize": "merchant",
     "Tsm.AuthorizeBatch": "merchant", "Tsm.Reverse": "merchant", "Tsm.Refund": "merchant",
+    "Tsm.SettleBatch": "merchant", "Bank.SubmitClaim": "tsm", "Bank.ListStops": "tsm", "Bank.RequestTrace": "tsm",
 }  # fmt: skip
 _SENDER_OF: Final = {"SecureElement": "wallet", "Merchant": "till"}
 """Who calls all RPCs of a service."""
-ASKED_AGAIN: Final = frozenset({"Merchant.GetSale"})
+ASKED_AGAIN: Final = frozenset({"Merchant.GetSale", "Bank.ListStops"})
 """Asked many times while something is waited for: shown once, with how often."""
 
 

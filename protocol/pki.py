@@ -41,6 +41,8 @@ _REFUSALS: Final = (
     x509.InvalidVersion,
 )
 """What is raised for certificates that can't be read, or that don't fit together."""
+_OF_A_BANK: Final = frozenset({Role.USER, Role.OFFICER})
+"""Whom a bank certifies, and nobody else does."""
 
 
 class Use(StrEnum):
@@ -184,8 +186,8 @@ def verify(der: bytes, *, root: bytes, now_s: int, use: Use, chain: Sequence[byt
             raise ValueError("the chain holds certificates that are not on the path")
         role, name = _subject(certificate)
         issuing = [role] if use is Use.ISSUE else [_subject(other)[0] for other in between]
-        if (role is Role.USER) != bool(between) or any(issuer is not Role.BANK for issuer in issuing):
-            raise ValueError("the CA certifies parties, banks certify users, and nothing else")
+        if (role in _OF_A_BANK) != bool(between) or any(issuer is not Role.BANK for issuer in issuing):
+            raise ValueError("the CA certifies parties, banks certify users and officers, and nothing else")
         key = PublicKey.from_bytes(certificate.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint))
     except _REFUSALS as exc:
         raise CertificateInvalid(f"{use} certificate: {type(exc).__name__}") from exc

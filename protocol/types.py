@@ -45,3 +45,4 @@ class Role(StrEnum):
     SP = "sp"
     PHONE = "phone"
     USER = "user"
+    OFFICER = "officer"

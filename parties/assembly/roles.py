@@ -17,6 +17,8 @@ from parties.directory import MANUFACTURER_FILE, certificate_file, read_certific
 from parties.emv_files import read_ca_keys, read_issuer
 from parties.links.nfc import open_reader
 from parties.merchant.lane import Lane
+from parties.merchant.settlement import Settler
+from parties.settings import Settings
 from protocol.card.applet import Applet
 from protocol.card.profile import CardProfile, Channel
 from protocol.card.terminal import Terminal
@@ -52,8 +54,23 @@ def build_bank(opened: Opened) -> Bank:
     )  # fmt: skip
     return Bank(
         keys=keys, issuer=Issuer(key=opened.key(Use.ISSUE), certificate=read_certificate(issuer_file)),
-        directory=opened.directory, appraiser=appraiser, secrets=KeystoreSecrets(opened.keystore), policy=BankPolicy(),
+        directory=opened.directory, appraiser=appraiser, secrets=KeystoreSecrets(opened.keystore),
+        policy=bank_policy(settings),
+        emv_ca=read_ca_keys(settings.pki),
     )  # fmt: skip
+
+
+def bank_policy(settings: Settings) -> BankPolicy:
+    """What the bank's settings change of its policy. Raises: SettingsInvalid."""
+    return BankPolicy(stops_every_s=_seconds(settings, "stops_every_s", most=BankPolicy().stops_every_s))
+
+
+def _seconds(settings: Settings, name: str, *, most: int) -> int:
+    """A time that may be made shorter, and is `most` seconds otherwise."""
+    value = settings.options.get(name, most)
+    if type(value) is not int or not 1 <= value <= most:
+        raise SettingsInvalid(f"{settings.path}: [options] {name} must be a whole number of 1 to {most} seconds")
+    return value
 
 
 def _platform(path: Path) -> MeasurementList:
@@ -91,7 +108,10 @@ def build_tsm(opened: Opened) -> Tsm:
     uses = settings.options.get("card_uses", TsmPolicy().uses)
     if type(uses) is not int or uses < 1:
         raise SettingsInvalid(f"{settings.path}: [options] card_uses must be a whole number from 1")
-    policy = TsmPolicy(uses=uses)
+    policy = TsmPolicy(
+        uses=uses, stops_every_s=_seconds(settings, "stops_every_s", most=TsmPolicy().stops_every_s),
+        stops_max_age_s=_seconds(settings, "stops_max_age_s", most=TsmPolicy().stops_max_age_s),
+    )  # fmt: skip
     issuer = EmvIssuer(
         issuer=read_issuer(settings.option_path("emv"), opened.keystore.entry("emv-issuer"), today=today),
         master_key=opened.keystore.entry("emv-master"), profile=CardProfile(), uses=policy.uses,
@@ -183,6 +203,11 @@ def build_lane(opened: Opened, store: Store, peers: Peers) -> Lane:
         shop=shop, store=store, peers=peers, clock=opened.clock, entropy=opened.entropy, terminal=terminal,
         reader=open_reader(settings.option_text("reader")),
     )  # fmt: skip
+
+
+def build_settler(opened: Opened, store: Store, peers: Peers) -> Settler:
+    """What settles for the merchant. Raises: SettingsInvalid."""
+    return Settler(shop=build_shop(opened), store=store, peers=peers, clock=opened.clock, entropy=opened.entropy)
 
 
 STEPS: Final[dict[Role, Callable[[Opened], Steps]]] = {

@@ -47,5 +47,13 @@ class Expected:
     """Crooked counters, each with a terminal of its own."""
     paid: int
     """Purchases that were to be approved."""
+    settled: int
+    """Runs of a merchant's settlement."""
+    recredited: int
+    """Service accounts with further credit."""
+    drawn_on_two: int
+    """Purchases that one grant was not to cover."""
+    traced: int
+    """Persons who were to be named."""
     reasons: frozenset[str]
     """For which purchases were to be declined."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from parties.checker.expected import Finding, Parties
 from parties.checker.keys import PartyData
-from protocol.roles.bank.tables import ANONYMOUS_ACCOUNTS, CUSTOMERS, GRANTS, PHONES
+from protocol.roles.bank.tables import ANONYMOUS_ACCOUNTS, CUSTOMERS, GRANTS, PHONES, RECEIVED_CLAIMS, TRACE_CASES
 from protocol.roles.merchant import SALES, TERMINAL_KEYS
 from protocol.roles.se.tables import ACCOUNTS, SERVICE_KEYS, VIRTUAL_CARDS
 from protocol.roles.tsm.tables import CARDS, PURCHASES, SERVICES, TERMINALS, TID_LIST
@@ -35,9 +35,10 @@ def _of(party: PartyData) -> Knowledge:
     if party.role is Role.BANK:
         knows = (
             f"{count[CUSTOMERS.name]} persons, {count[PHONES.name]} phones, {count[ANONYMOUS_ACCOUNTS.name]} AIDs and "
-            f"whose they are, {count[GRANTS.name]} grants and to which TSM"
+            f"whose they are, {count[GRANTS.name]} grants and to which TSM, {count[RECEIVED_CLAIMS.name]} claims by "
+            f"AID in tranches, {count[TRACE_CASES.name]} purchases in dispute"
         )
-        return _row(party, knows, "TIDs, card numbers, merchants, purchases")
+        return _row(party, knows, "TIDs, card numbers, merchants, purchases, but for those in dispute")
     if party.role is Role.TSM:
         knows = (
             f"{count[SERVICES.name]} TIDs, {count[TID_LIST.name]} AIDs with bank, expiry and limit, "
@@ -67,7 +68,8 @@ def _row(party: PartyData, knows: str, does_not_know: str) -> Knowledge:
 def check_knowledge(parties: Parties) -> Iterator[Finding]:
     """No value that names a person is at the TSM or a merchant; no TID or card number is at a bank.
 
-    A merchant has neither TID nor AID, and a card number only in a receipt, which is sealed.
+    A merchant has neither TID nor AID, and a card number only in a receipt, which is sealed. A bank sees those of a
+    purchase in dispute, and no others.
     """
     persons = {row.customer for row in parties.rows(Role.BANK, CUSTOMERS)}
     persons |= {row.name for row in parties.rows(Role.BANK, CUSTOMERS)}
@@ -79,12 +81,20 @@ def check_knowledge(parties: Parties) -> Iterator[Finding]:
         (Role.TSM, persons, True),
         (Role.MERCHANT, persons | pseudonyms | accounts, True),
         (Role.MERCHANT, numbers, False),
-        (Role.BANK, pseudonyms | numbers, True),
+        (Role.BANK, (pseudonyms | numbers) - _disclosed(parties), True),
     ):
         for party in parties.by(role):
             held = b"\n".join(_values(party, sealed=sealed))
             if any(value.encode() in held for value in forbidden if value):
                 yield f"{party.name} holds something that it must not know"
+
+
+def _disclosed(parties: Parties) -> set[str]:
+    """TID and card number of the purchases for which a bank was asked to name the person: the chain shows them."""
+    traced = {case.purchase_digest for case in parties.rows(Role.BANK, TRACE_CASES)}
+    cards = {card.pan_ref: card.pan for card in parties.tsm.of(CARDS)}
+    found = [row for row in parties.tsm.of(PURCHASES) if row.receipt_digest in traced]
+    return {row.tid for row in found} | {cards[row.pan_ref] for row in found}
 
 
 def _values(party: PartyData, *, sealed: bool) -> Iterator[bytes]:

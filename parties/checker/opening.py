@@ -15,6 +15,7 @@ from protocol import codec, cose
 from protocol.crypto import PublicKey
 from protocol.envelope import Wire
 from protocol.errors import ProtocolError
+from protocol.messages.trace import TraceRequest
 from protocol.schema import MESSAGES
 
 MAX_BYTES: Final = 16 * 1024 * 1024
@@ -85,9 +86,16 @@ def _verify(data: bytes, digest: bytes, ring: KeyRing, depth: int) -> Iterator[S
     )
     if sign1.name.startswith("se-") or sign1.name not in MESSAGES:
         return  # what the wallet carries to and from the SE is judged in the exchange it belongs to
-    for value in payload.values():
+    for name, value in payload.items():
         if type(value) is bytes:  # forwarded objects inside the message
-            yield from _open(value, digest, ring, depth + 1)
+            yield from _open(value, _context(sign1.name, name, payload, digest), ring, depth + 1)
+
+
+def _context(message: str, name: str, payload: dict[str, Any], digest: bytes) -> bytes:
+    """The request that a forwarded object may be the answer to: the message's own, but for a receipt in evidence."""
+    if (message, name) == (TraceRequest.NAME, "receipt"):
+        return Wire(cose=payload["authorization"]).digest
+    return digest
 
 
 def _key(sign1: cose.Sign1, payload: dict[str, Any], ring: KeyRing) -> tuple[str, PublicKey | None]:

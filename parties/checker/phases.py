@@ -13,6 +13,7 @@ from typing import Any, Final
 from attestation.reference import verify_reference_values
 from parties.checker.expected import Expected, Finding, Parties
 from parties.checker.keys import PartyData
+from parties.checker.lifecycle import check_freeze, check_recredit, check_settle, check_trace
 from parties.checker.purchases import check_pay
 from parties.emv_files import read_ca_keys
 from parties.release import SOFTWARE
@@ -21,9 +22,10 @@ from protocol.card.chain import verify_card
 from protocol.card.oda import CaKey
 from protocol.commitments import commitment
 from protocol.crypto import PrivateKey, sha256
+from protocol.engine import EVIDENCE
 from protocol.errors import ProtocolError
 from protocol.messages.card import EmvData
-from protocol.messages.service import Promise
+from protocol.messages.service import Promise, TsmInfo
 from protocol.pki import Use
 from protocol.roles.bank.tables import ANONYMOUS_ACCOUNTS, CUSTOMERS, GRANTS, LIVE_GRANTS, PHONES
 from protocol.roles.merchant import TERMINAL_KEYS
@@ -110,6 +112,9 @@ def check_tid(parties: Parties, expected: Expected) -> Iterator[Finding]:
     if {(entry.aid, entry.sid_digest) for entry in entries} != {(grant.aid, grant.sid_digest) for grant in live}:
         yield "live grants at the banks are not the active entries at the TSM"
     held = {row.tid: row for row in parties.rows(Role.SE, SERVICE_KEYS)}
+    signed = (row.signed for row in parties.tsm.of(EVIDENCE) if row.message == TsmInfo.NAME)
+    infos = (TsmInfo.from_bytes(envelope.peek(TsmInfo, one).payload) for one in signed)
+    shown = {sha256(info.sid): info.r for info in infos}
     grants = {(row.aid, row.sid_digest): row for row in parties.rows(Role.BANK, GRANTS)}
     keys = {row.tid: row for row in parties.tsm.of(SERVICES)}
     for entry in entries:
@@ -117,10 +122,15 @@ def check_tid(parties: Parties, expected: Expected) -> Iterator[Finding]:
         if service is None or service.k_tid != keys[entry.tid].k_tid:
             yield "TSM and SE hold different keys of a service account"
             continue
-        com = commitment(tid=entry.tid, pk_tid=entry.pk_tid, sid=entry.sid, r=service.r)
-        if grant is None or not entry.com == grant.com == com:
+        if grant is None or not entry.com == grant.com == _commitment(entry, service, shown):
             yield "the commitment at bank, TSM and SE is not one and the same"
         yield from _check_promise(parties, entry)
+
+
+def _commitment(entry: Any, service: Any, shown: dict[bytes, bytes]) -> bytes:
+    """com as the SE can make it again for the first grant of a TID; for further credit, with the r that it signed."""
+    r = service.r if service.sid == entry.sid else shown.get(entry.sid_digest, b"")
+    return commitment(tid=entry.tid, pk_tid=entry.pk_tid, sid=entry.sid, r=r)
 
 
 def _check_promise(parties: Parties, entry: Any) -> Iterator[Finding]:
@@ -180,4 +190,9 @@ CHECKS: Final[Mapping[str, Callable[[Parties, Expected], Iterator[Finding]]]] = 
     "TID": check_tid,
     "CARD": check_card,
     "PAY": check_pay,
+    "SETTLE": check_settle,
+    "RENEW": check_card,
+    "RECREDIT": check_recredit,
+    "FREEZE": check_freeze,
+    "TRACE": check_trace,
 }

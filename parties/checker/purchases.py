@@ -28,8 +28,10 @@ from protocol.messages.pay import (
     EmvPurchase,
     Verdict,
 )
+from protocol.messages.statement import EntryKind
 from protocol.messages.till import SaleProgress
 from protocol.pki import Use
+from protocol.roles.ledger import LEDGER, grant_account
 from protocol.roles.merchant import SALE_REFUNDS, SALES, TERMINAL_KEYS, SaleRow
 from protocol.roles.tsm.authorize import RESPONSE_CODES
 from protocol.roles.tsm.purchase import Implausible, Proved, PurchaseChecks, Reason
@@ -41,6 +43,7 @@ Name = tuple[str, bytes]
 WAS_APPROVED: Final = ("APPROVED", "REVERSED")
 _HELD: Final = (SaleProgress.APPROVED, SaleProgress.EXPECT_REVERSAL, SaleProgress.REVERSED)
 """What a sale with a receipt can be."""
+_SPENT: Final = (EntryKind.PURCHASE, EntryKind.REVERSAL, EntryKind.REFUND)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,15 +141,20 @@ def _check_decisions(parties: Parties) -> Iterator[Finding]:
 
 def _check_books(parties: Parties) -> Iterator[Finding]:
     """Grants and cards hold just what their purchases took and gave back, within their limits."""
-    used, by_card, by_grant = Counter[bytes](), Counter[bytes](), Counter[bytes]()
+    used, by_card, by_grant = Counter[bytes](), Counter[bytes](), Counter[str]()
     for row in parties.tsm.of(PURCHASES):
         if row.state in WAS_APPROVED:
             used[row.pan_ref] += 1
         if row.state == "APPROVED":
             by_card[row.pan_ref] += row.amount_minor - row.refunded_minor
-            by_grant[row.sid_digest] += row.amount_minor - row.refunded_minor
+    for drawn in parties.tsm.of(LEDGER):
+        if drawn.kind in _SPENT:
+            by_grant[drawn.debit] += drawn.amount_minor
+            by_grant[drawn.credit] -= drawn.amount_minor
+    if sum(by_card.values()) != sum(by_grant[grant_account(row.sid_digest)] for row in parties.tsm.of(TID_LIST)):
+        yield "what purchases took is not what the ledger says of the grants"
     for grant in parties.tsm.of(TID_LIST):
-        if by_grant[grant.sid_digest] != grant.spent_minor:
+        if by_grant[grant_account(grant.sid_digest)] != grant.spent_minor:
             yield "what a grant has spent is not the sum of its purchases"
         if grant.spent_minor > grant.aid_limit_minor:
             yield "a grant was overspent"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,16 +15,19 @@ from parties.checker.phases import CHECKS
 from parties.checker.purchases import check_answers
 from parties.scenario.model import PHASES, ScenarioStep
 from parties.scenario.runner import RunRecord, StepOutcome
-from parties.server.capture import read_capture
+from parties.server.capture import Captured, read_capture
 from protocol.messages.till import SaleProgress
+from protocol.messages.trace import TraceProgress
 from protocol.roles.tsm.purchase import Reason
 
 LAUNCH_RPCS: Final = frozenset({"Bank.VerifyLaunch", "SecureElement.Quote", "SecureElement.AcceptDecision"})
 """Calls that belong to ATT whenever they happen: the app's every start is attested."""
 PAY_RPCS: Final = frozenset({"Tsm.Authorize", "Tsm.AuthorizeBatch", "Tsm.Reverse", "Tsm.Refund"})
 """Calls that belong to PAY whenever they happen, as those of the till do: a merchant makes them by itself."""
-LAUNCHING: Final = frozenset({"launch", "open-account", "register", "issue", "close", "status"})
+LAUNCHING: Final = frozenset({"launch", "open-account", "register", "issue", "close", "status", "recredit"})
 LAUNCH_REFUSALS: Final = frozenset({"SOFTWARE_CHANGED", "SOFTWARE_UNKNOWN", "PLATFORM_CHANGED"})
+AFTER_PAY: Final = PHASES[PHASES.index("PAY") + 1 :]
+"""Phases with purchases of their own."""
 REQUIRED: Final = {
     "INIT": ("Bank.Enroll", "Tsm.SignOn"),
     "ATT": ("SoftwareProvider.GetRelease", "Bank.ApproveInstall", "Bank.ReportInstall", "Bank.VerifyLaunch"),
@@ -32,6 +35,11 @@ REQUIRED: Final = {
     "TID": ("Tsm.OpenAccount", "Tsm.ProveCredit", "Bank.ApproveGrant"),
     "CARD": ("Tsm.RequestCards", "Tsm.IssueCards", "Tsm.ActivateCards"),
     "PAY": (),
+    "SETTLE": (),
+    "RENEW": (),
+    "RECREDIT": (),
+    "FREEZE": (),
+    "TRACE": (),
 }
 """Calls between parties without which a phase did not happen."""
 REQUIRED_BY: Final = {
@@ -43,8 +51,13 @@ REQUIRED_BY: Final = {
     "refund": ("Merchant.RefundSale", "Tsm.Refund"),
     "declines": ("SecureElement.OpenCard", "Tsm.Authorize"),
     "renew": ("SecureElement.Status",),
+    "settle": ("Tsm.SettleBatch",),
+    "claim": ("Bank.SubmitClaim",),
+    "recredit": ("Tsm.ProveCredit", "Bank.ApproveGrant"),
+    "freeze": ("Bank.ListStops",),
+    "trace": ("Bank.RequestTrace",),
 }
-"""Calls without which an action of PAY did not happen; it is the scenario's choice which of them take place."""
+"""Calls without which an action did not happen; it is the scenario's choice which of them take place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,35 +154,51 @@ def _phase(exchange: OpenedExchange, outcomes: Iterable[StepOutcome]) -> str:
     if captured.rpc == "Tsm.SignOn":  # merchants do this by themselves, when the TSM is up
         return "INIT"
     if captured.rpc in PAY_RPCS or captured.rpc.startswith("Merchant."):
-        return "PAY"
+        return next((phase for phase in _under_way(captured, outcomes) if phase in AFTER_PAY), "PAY")
     if captured.rpc in LAUNCH_RPCS or (captured.rpc == "Bank.Challenge" and asked != "enroll"):
         return "ATT"
+    return next(_under_way(captured, outcomes), "INIT")
+
+
+def _under_way(captured: Captured, outcomes: Iterable[StepOutcome]) -> Iterator[str]:
+    """The phase of each step during which it happened."""
     for outcome in outcomes:
         if outcome.from_ms <= captured.at_ms <= outcome.until_ms:
-            return outcome.step.phase
-    return "INIT"
+            yield outcome.step.phase
 
 
 def _expected(record: RunRecord) -> Expected:
     """What the steps that should succeed leave behind, in all."""
     steps = record.scenario.steps
     done = [step for step in steps if not step.expect]
-    count = {do: sum(1 for step in done if step.do == do) for do in ("enroll", "open-account", "register", "close")}
+    count = {
+        do: sum(1 for step in done if step.do == do)
+        for do in ("enroll", "open-account", "register", "close", "recredit")
+    }
     tids = {step.name: step for step in done if step.do == "register"}
     closed = {str(step.fields["tid"]).removeprefix("$") for step in done if step.do == "close"}
     issued = [step for step in done if step.do == "issue"]
     kept = [step for step in issued if str(step.fields["tid"]).removeprefix("$") not in closed]
     installed = {(step.fields["bank"], step.fields["phone"]) for step in done if step.do == "install"}
     return Expected(
-        phones=count["enroll"], installed=len(installed), accounts=count["open-account"],
-        services=len(tids) - len(closed) if tids else count["register"] - count["close"],
+        phones=count["enroll"], installed=len(installed), accounts=count["open-account"] + count["recredit"],
+        services=(len(tids) - len(closed) if tids else count["register"] - count["close"]) + _recredited(record),
         cards=sum(int(step.fields.get("number", 1)) for step in kept) + _renewed(record.outcomes, closed),
         closed=_closed(steps), counters=len({step.fields["merchant"] for step in _reached(record, "declines")}),
+        settled=len(_reached(record, "settle")),
+        recredited=len({step.fields["tid"] for step in _reached(record, "recredit")}),
+        drawn_on_two=sum(1 for step in _reached(record, "pay") if step.fields.get("grants") == 2),
+        traced=sum(1 for step in _reached(record, "trace") if step.fields.get("ends") == TraceProgress.ANSWERED),
         paid=sum(1 for step in _reached(record, "pay") if _is_paid(step)),
         reasons=frozenset(
             str(reason) for step in _reached(record, "declines") for reason in step.fields.get("reasons", tuple(Reason))
         ),
     )  # fmt: skip
+
+
+def _recredited(record: RunRecord) -> int:
+    """Further credit that was granted."""
+    return sum(1 for outcome in record.outcomes if outcome.step.do == "recredit" and not outcome.code)
 
 
 def _reached(record: RunRecord, do: str) -> list[ScenarioStep]:

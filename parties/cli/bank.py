@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from parties.cli.books import add_book_commands
 from parties.cli.output import json_option, one_line_errors, show
+from parties.cli.stops import reason_option, stop_lines, stop_rows
+from parties.cli.tracing import add_officer, remove_officer, trace_cases
+from protocol.types import Role
+
+if TYPE_CHECKING:
+    from protocol.messages.stops import StopReason
 
 
 @click.group()
 def bank() -> None:
     """Act as a clerk of a bank, on the bank's own machine."""
+
+
+bank.add_command(add_officer)
+bank.add_command(remove_officer)
+bank.add_command(trace_cases)
+add_book_commands(bank, Role.BANK)
 
 
 @bank.command("add-customer")
@@ -66,6 +80,63 @@ def reopen_pin(settings: Path, out: Path, customer: str, as_json: bool) -> None:
     except OSError as exc:
         raise SettingsInvalid(f"{out} can't be written: {exc.strerror}") from exc
     show({"customer": customer, "approval": str(out)}, as_json=as_json)
+
+
+@bank.command("freeze")
+@click.option("--settings", required=True, type=click.Path(path_type=Path), help="The bank's settings.toml.")
+@reason_option
+@click.argument("customer")
+@json_option
+@one_line_errors
+def freeze(settings: Path, reason: StopReason, customer: str, as_json: bool) -> None:
+    """CN-11: stop CUSTOMER and all that was issued to them. TSMs hear of it with the list of the next minute."""
+    from parties.branch import freeze_customer
+
+    stopped = freeze_customer(settings, customer, reason)
+    show({"customer": customer, "stop": stopped.stop}, as_json=as_json)
+
+
+@bank.command("unfreeze")
+@click.option("--settings", required=True, type=click.Path(path_type=Path), help="The bank's settings.toml.")
+@click.argument("customer")
+@json_option
+@one_line_errors
+def unfreeze(settings: Path, customer: str, as_json: bool) -> None:
+    """CN-11: end this bank's own freeze of CUSTOMER. A deletion is final; what a TSM stopped stays so."""
+    from parties.branch import unfreeze_customer
+
+    unfreeze_customer(settings, customer)
+    show({"customer": customer, "stop": "none"}, as_json=as_json)
+
+
+@bank.command("delete-customer")
+@click.option("--settings", required=True, type=click.Path(path_type=Path), help="The bank's settings.toml.")
+@reason_option
+@click.argument("customer")
+@json_option
+@one_line_errors
+def delete_customer(settings: Path, reason: StopReason, customer: str, as_json: bool) -> None:
+    """CN-11: stop CUSTOMER for good. Nothing lifts it; records stay, for disputes."""
+    from parties.branch import delete_customer as delete
+
+    stopped = delete(settings, customer, reason)
+    show({"customer": customer, "stop": stopped.stop}, as_json=as_json)
+
+
+@bank.command("stops")
+@click.option("--settings", required=True, type=click.Path(path_type=Path), help="The bank's settings.toml.")
+@json_option
+@one_line_errors
+def stops(settings: Path, as_json: bool) -> None:
+    """Every stop this bank made, those that were lifted too."""
+    from parties.branch import stops_made
+
+    rows = stop_rows(stops_made(settings), "customer")
+    if as_json:
+        show({"stops": rows}, as_json=True)
+        return
+    for line in stop_lines(rows, "customer") or ["no stops"]:
+        click.echo(line)
 
 
 def read_passcode(path: Path | None, *, confirm: bool) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import click
 
 from parties.cli.output import json_option, one_line_errors, show
 from parties.settings import Settings, load_settings
-from protocol.errors import SettingsInvalid, StorageFault
+from protocol.errors import SettingsInvalid
 
 settings_option = click.option(
     "--settings", required=True, type=click.Path(path_type=Path), help="The party's settings.toml."
@@ -19,7 +17,7 @@ settings_option = click.option(
 
 @click.group()
 def db() -> None:
-    """Create, upgrade, check or back up a party's database."""
+    """Create, upgrade, check, back up or take back a party's database."""
 
 
 def _load(path: Path) -> Settings:
@@ -29,17 +27,43 @@ def _load(path: Path) -> Settings:
     return settings
 
 
+def _show_state(settings: Settings, state: str, *, as_json: bool) -> None:
+    from parties.storage.database import shown
+
+    show({"database": shown(settings.database), "state": state}, as_json=as_json)
+
+
 @db.command()
 @settings_option
 @json_option
 @one_line_errors
 def upgrade(settings: Path, as_json: bool) -> None:
-    """Bring the database to this program's version; creates it if there is none. Stop the server and back up first."""
+    """Bring the database to this program's version; creates it if there is none. Stop the server and back up first.
+
+    A PostgreSQL database itself is made by its administrator, empty, and owned by the party's user.
+    """
     from parties.storage.migrations import create_or_upgrade  # heavy: not for every other command
 
     loaded = _load(settings)
     create_or_upgrade(loaded.database, loaded.role.value)
-    show({"database": loaded.database, "state": "up to date"}, as_json=as_json)
+    _show_state(loaded, "up to date", as_json=as_json)
+
+
+@db.command()
+@settings_option
+@click.option("--to", "version", required=True, help="The version to go back to, such as tsm_0002; base: no tables.")
+@json_option
+@one_line_errors
+def downgrade(settings: Path, version: str, as_json: bool) -> None:
+    """Take the database back to an earlier version, for an earlier program. Stop the server and back up first.
+
+    What later versions added is lost: columns, tables, and the rows in them.
+    """
+    from parties.storage.migrations import downgrade as take_back
+
+    loaded = _load(settings)
+    take_back(loaded.database, loaded.role.value, version)
+    _show_state(loaded, f"of version {version}", as_json=as_json)
 
 
 @db.command()
@@ -52,7 +76,7 @@ def check(settings: Path, as_json: bool) -> None:
 
     loaded = _load(settings)
     check_version(loaded.database, loaded.role.value)
-    show({"database": loaded.database, "state": "up to date"}, as_json=as_json)
+    _show_state(loaded, "up to date", as_json=as_json)
 
 
 @db.command()
@@ -61,19 +85,12 @@ def check(settings: Path, as_json: bool) -> None:
 @json_option
 @one_line_errors
 def backup(settings: Path, target: Path, as_json: bool) -> None:
-    """Copy the database to the new file TARGET, also while the server runs. Back up the keystore with it."""
-    from parties.storage.database import sqlite_file
+    """Copy the database to the new file TARGET, also while the server runs. Back up the keystore with it.
+
+    On PostgreSQL TARGET is an archive for pg_restore, made by pg_dump, which must be installed.
+    """
+    from parties.storage.backup import back_up
 
     loaded = _load(settings)
-    source = sqlite_file(loaded.database)
-    if target.exists():
-        raise SettingsInvalid(f"{target} exists: name a new file")
-    if not source.is_file():
-        raise StorageFault(f"there is no database {source}: run `tapveil db upgrade`")
-    try:
-        target.touch(mode=0o600)
-        with closing(sqlite3.connect(source)) as live, closing(sqlite3.connect(target)) as copy:
-            live.backup(copy)
-    except (sqlite3.Error, OSError) as exc:
-        raise StorageFault(f"the backup to {target} failed: check the disk and rights") from exc
-    show({"backup": str(target), "bytes": target.stat().st_size}, as_json=as_json)
+    size = back_up(loaded.database, target)
+    show({"backup": str(target), "bytes": size}, as_json=as_json)

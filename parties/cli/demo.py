@@ -15,33 +15,40 @@ report_option = click.option(
     "--report", type=click.Path(path_type=Path), help="Keep the environment and verdict.json in this new folder."
 )
 
+database_option = click.option(
+    "--database", default="", metavar="URL",
+    help="A PostgreSQL database: banks, TSM and merchants each get a schema, dropped at the end without --report.",
+)  # fmt: skip
+
 
 @click.command()
 @report_option
 @click.option("--sabotage", type=click.Choice(PHASES), help="Break one phase with a real fault; must end non-zero.")
+@database_option
 @json_option
 @one_line_errors
-def demo(report: Path | None, sabotage: str | None, as_json: bool) -> None:
+def demo(report: Path | None, sabotage: str | None, database: str, as_json: bool) -> None:
     """Run the six phases between real processes: two banks, TSM, software provider, merchants, phones."""
     from parties.demo import demo_scenario, sabotaged
 
     scenario = demo_scenario()
-    _run(sabotaged(scenario, sabotage) if sabotage else scenario, report, as_json=as_json)
+    _run(sabotaged(scenario, sabotage) if sabotage else scenario, report, database, as_json=as_json)
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @report_option
+@database_option
 @json_option
 @one_line_errors
-def run(file: Path, report: Path | None, as_json: bool) -> None:
+def run(file: Path, report: Path | None, database: str, as_json: bool) -> None:
     """Run the scenario in FILE (TOML) and check what it left behind."""
     from parties.scenario.model import load_scenario
 
-    _run(load_scenario(file), report, as_json=as_json)
+    _run(load_scenario(file), report, database, as_json=as_json)
 
 
-def _run(scenario: Scenario, report: Path | None, *, as_json: bool) -> None:
+def _run(scenario: Scenario, report: Path | None, database: str, *, as_json: bool) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -55,7 +62,7 @@ def _run(scenario: Scenario, report: Path | None, *, as_json: bool) -> None:
         def progress(what: str) -> None:
             bar.update(task, description=what, advance=1)
 
-        verdict = run_and_judge(scenario, report, progress)
+        verdict = run_and_judge(scenario, report, progress, database=database)
     if as_json:
         sys.stdout.write(json.dumps(verdict.plain()) + "\n")
     else:

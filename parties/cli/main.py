@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from parties.cli.audit import audit
 from parties.cli.bank import bank
 from parties.cli.bench import bench
 from parties.cli.conformance import conformance
@@ -39,16 +40,20 @@ def main() -> None:
     type=click.IntRange(0, 65000),
     help="0: ports that are free in TAPVEIL_PORTS (20000-31999).",
 )
+@click.option("--database", default="", metavar="URL", help="A PostgreSQL database: each institution gets a schema.")
 @click.option("--capture", is_flag=True, help="Let every party copy its envelopes for a checker. Not for production.")
 @json_option
 @one_line_errors
-def init(folder: Path, phones: int, merchants: int, base_port: int, capture: bool, as_json: bool) -> None:
+def init(
+    folder: Path, phones: int, merchants: int, base_port: int, database: str, capture: bool, as_json: bool
+) -> None:
     """Make keys, CA, certificates, release, databases and settings of a whole environment in FOLDER."""
     from parties.setup import Plan, create_environment
 
     plan = Plan(
         merchants=tuple(f"shop-{n}" for n in range(1, merchants + 1)),
         phones=tuple(f"phone-{n}" for n in range(1, phones + 1)), base_port=base_port, capture=capture,
+        database=database,
     )  # fmt: skip
     with click.progressbar(length=plan.parties(), label="Setting up", hidden=as_json, file=sys.stderr) as bar:
         create_environment(folder, plan, lambda _party: bar.update(1))
@@ -61,8 +66,9 @@ def init(folder: Path, phones: int, merchants: int, base_port: int, capture: boo
 @click.option("--settings", required=True, type=click.Path(path_type=Path), help="The party's settings.toml.")
 @click.option("--vpcd", metavar="HOST:PORT", help="SE only: put the card into a virtual reader, for any PC/SC program.")
 @click.option("--contact", is_flag=True, help="With --vpcd: be a contact card. Cards for contactless use are declined.")
+@click.option("--workers", default=1, show_default=True, help="Processes that serve the party; PostgreSQL only.")
 @one_line_errors
-def serve(role: str, settings: Path, vpcd: str | None, contact: bool) -> None:
+def serve(role: str, settings: Path, vpcd: str | None, contact: bool, workers: int) -> None:
     """Run one party as a gRPC server until SIGTERM, which drains it."""
     from parties.serve import VirtualReader
     from parties.serve import serve as run
@@ -71,8 +77,10 @@ def serve(role: str, settings: Path, vpcd: str | None, contact: bool) -> None:
     if vpcd is None:
         if contact:
             raise click.UsageError("--contact goes with --vpcd")
-        run(settings, Role(role))
+        run(settings, Role(role), workers=workers)
         return
+    if workers != 1:
+        raise click.UsageError("--workers does not go with --vpcd")
     reader = VirtualReader(address=vpcd, channel=Channel.CONTACT if contact else Channel.CONTACTLESS)
     if not reader.is_near:
         click.echo("tapveil: warning: vpcd knows no authentication; keep it on this machine", err=True)
@@ -81,6 +89,7 @@ def serve(role: str, settings: Path, vpcd: str | None, contact: bool) -> None:
 
 main.add_command(demo)
 main.add_command(run)
+main.add_command(audit)
 main.add_command(bank)
 main.add_command(bench)
 main.add_command(db)

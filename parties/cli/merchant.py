@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from parties.cli.books import add_book_commands
 from parties.cli.output import json_option, one_line_errors, show
+from protocol.types import Role
 
 if TYPE_CHECKING:
     from parties.client import MerchantClient, SaleState
@@ -31,7 +33,10 @@ def _show(state: SaleState, *, as_json: bool) -> None:
 
 @click.group()
 def merchant() -> None:
-    """Act as a cashier at a merchant's till; the merchant's server must run."""
+    """Act as a cashier at a merchant's till; the merchant's server must run, but to settle."""
+
+
+add_book_commands(merchant, Role.MERCHANT)
 
 
 @merchant.command()
@@ -93,3 +98,18 @@ def refund(settings: Path, sale: str, amount_minor: int, name: str, as_json: boo
     with _client(settings) as client:
         state = client.refund(sale, amount_minor, refund=name)
     _show(state, as_json=as_json)
+
+
+@merchant.command()
+@settings_option
+@json_option
+@one_line_errors
+def settle(settings: Path, as_json: bool) -> None:
+    """SETTLE: have the TSM pay out all sales that are due, less refunds. Exit status 1 if it refuses some of them."""
+    with _client(settings) as client:
+        settled = client.settle()
+    totals = ", ".join(f"{minor} {currency}" for currency, minor in sorted(settled.totals_minor.items()))
+    shown = asdict(settled) if as_json else asdict(settled) | {"totals_minor": totals or "nothing"}
+    show(shown, as_json=as_json)
+    if settled.refused:
+        sys.exit(1)

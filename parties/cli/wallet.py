@@ -95,8 +95,18 @@ def _app(folder: Path, bank: str, arguments: list[str], *, as_json: bool, passco
 @json_option
 @one_line_errors
 def status(folder: Path, bank: str, as_json: bool) -> None:
-    """What the secure element holds."""
-    _app(folder, bank, ["status"], as_json=as_json)
+    """What the secure element holds. What is left of a limit only the TSM knows."""
+    state = _launcher(folder).start(["status"], bank=bank)
+    show(state, as_json=as_json)
+    for tid in state.get("recredits", ()):
+        _notice(tid)
+
+
+def _notice(tid: str) -> None:
+    click.echo(
+        f"The TSM asks for further credit for {tid}: `tapveil wallet recredit --tid {tid} --bank BANK`, another bank.",
+        err=True,
+    )
 
 
 @wallet.command("open-account")
@@ -143,11 +153,12 @@ def issue(folder: Path, bank: str, tsm: str, tid: str, number: int, as_json: boo
 @bank_option
 @tsm_option
 @click.option("--tid", required=True, help="The service account.")
+@click.option("--aid", default="", help="Give the credit of this anonymous account back only.")
 @json_option
 @one_line_errors
-def close(folder: Path, bank: str, tsm: str, tid: str, as_json: bool) -> None:
-    """Close a service account: its cards end, and the bank frees the anonymous account."""
-    _app(folder, bank, ["close", "--tsm", tsm, "--tid", tid], as_json=as_json)
+def close(folder: Path, bank: str, tsm: str, tid: str, aid: str, as_json: bool) -> None:
+    """Close a service account: its cards end, and each bank frees its anonymous account."""
+    _app(folder, bank, ["close", "--tsm", tsm, "--tid", tid, "--aid", aid], as_json=as_json)
 
 
 @wallet.command()
@@ -161,6 +172,35 @@ def renew(folder: Path, tsm: str, tid: str, pool: int, as_json: bool) -> None:
     """RENEW: have missing cards issued, and a successor before the first expires. Run it daily, not when paying."""
     result = _launcher(folder).run_app(["renew", "--tsm", tsm, "--tid", tid, "--pool", str(pool)])
     show(result, as_json=as_json)
+    if result.get("recredit"):
+        _notice(tid)
+
+
+@wallet.command()
+@phone_option
+@click.option("--bank", required=True, help="Another bank, where this phone is registered.")
+@tsm_option
+@tid_option
+@click.option(
+    "--passcode-file", type=click.Path(path_type=Path),
+    help="The passcode at that bank; else it is asked for when it is needed.",
+)  # fmt: skip
+@json_option
+@one_line_errors
+def recredit(folder: Path, bank: str, tsm: str, tid: str, passcode_file: Path | None, as_json: bool) -> None:
+    """RECREDIT: further credit for a service account whose TSM asks for it, of another bank.
+
+    An anonymous account that is open at that bank is taken; else one is opened.
+    """
+    phone = _launcher(folder)
+    phone.expect_registered(bank)
+    free = any(
+        (credit["bank"], credit["tsm"], credit["tid"]) == (bank, tsm, "")
+        for credit in phone.run_app(["status"])["credits"]
+    )
+    passcode = read_passcode(passcode_file, confirm=False) if passcode_file is not None or not free else ""
+    arguments = ["recredit", "--tsm", tsm, "--tid", tid, "--bank", bank]
+    show(phone.start(arguments, bank=bank, passcode=passcode), as_json=as_json)
 
 
 @wallet.command()

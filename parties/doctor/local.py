@@ -24,11 +24,14 @@ from parties.keystore import Keystore
 from parties.settings import Settings
 from parties.storage.database import faults, open_database
 from parties.storage.roles import TABLES
+from parties.storage.store import open_store
 from parties.storage.version import check_version
 from parties.system import SystemClock
 from parties.wallet.journal import Journal
 from protocol.errors import Expired, KeystoreLocked, NotYetValid, ProtocolError, SettingsInvalid, StorageFault
 from protocol.pki import Use
+from protocol.roles.tsm.freshness import STALE_AFTER_S
+from protocol.roles.tsm.tables import STOP_LISTS
 from protocol.types import Role
 
 LOCK_WAIT_S: Final = 1.0
@@ -177,6 +180,26 @@ def _tsm(settings: Settings, keystore: Keystore | None) -> Iterator[Finding]:
     today = datetime.datetime.now(datetime.UTC).date()
     read_issuer(path, keystore.entry("emv-issuer"), today=today)
     yield ok("EMV issuer", "certificate is of this keystore's key and in date")
+    yield from _stop_lists(settings, keystore)
+
+
+def _stop_lists(settings: Settings, keystore: Keystore) -> Iterator[Finding]:
+    """Of each bank one that is young enough (CN-11); what is wrong with the database itself is found elsewhere."""
+    try:
+        with closing(open_store(settings.database, settings.role.value, keystore.data_key())) as store:
+            minutes = {row.bank: row.minute_s for row in store.scan(STOP_LISTS)}
+    except (StorageFault, SettingsInvalid):
+        return
+    now_s = SystemClock().now_s()
+    for bank in sorted(settings.peers):
+        check, minute_s = f"stops of {bank}", minutes.get(bank)
+        if minute_s is None:
+            yield ok(check, "no list has come yet")
+        elif now_s - minute_s <= STALE_AFTER_S:
+            yield ok(check, f"list of {now_s - minute_s} s ago")
+        else:
+            what = f"the last list is {(now_s - minute_s) // 60} min old: purchases on what {bank} granted are declined"
+            yield warn(check, what, f"let the TSM run; if it does, see `peer {bank}` and `clock {bank}` here")
 
 
 def _provider(settings: Settings) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from parties.merchant.settlement import Settled
 from parties.merchant.till import Till
 from protocol.errors import IdentifierTaken, SettingsInvalid, Unavailable
 from protocol.messages import till
@@ -101,6 +102,13 @@ class MerchantClient:
         """
         name = _handle(refund or self.new_name())
         return self._ask(till.RefundSale(sale=_handle(sale), refund=name, amount_minor=amount_minor))
+
+    def settle(self) -> Settled:
+        """Have the TSM pay out all that is due, also while the server runs, in as many settlements as it takes.
+
+        Raises: Unavailable when the TSM gives no answer (again, it goes on with the same bytes), StorageFault.
+        """
+        return self._till.settle()
 
     def close(self) -> None:
         """Close the way to the server."""

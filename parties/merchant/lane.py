@@ -24,6 +24,7 @@ from protocol.roles.merchant.giveback import (
     record_refund,
     record_refund_refusal,
     record_reversal,
+    record_reversal_refusal,
     sign_refund,
     sign_reversal,
 )
@@ -132,7 +133,8 @@ class Lane:
         if ready is None:
             return False
         return self._send("reverse", "Tsm.Reverse", ready.reversal,
-                          lambda answer: record_reversal(self.shop, ready, answer, self.clock.now_s()))  # fmt: skip
+                          lambda answer: record_reversal(self.shop, ready, answer, self.clock.now_s()),
+                          lambda refusal: record_reversal_refusal(ready, refusal))  # fmt: skip
 
     def _refund(self) -> bool:
         owed = owed_refunds(self.store) if self._is_due("refund") else ()
@@ -142,9 +144,10 @@ class Lane:
         ready = self._apply(sign_refund(self.shop, refund, self.clock.now_s(), self.entropy))
         if ready is None:
             return False
+        shop, clock = self.shop, self.clock
         return self._send("refund", "Tsm.Refund", ready.request,
-                          lambda answer: record_refund(self.shop, ready, answer, self.clock.now_s()),
-                          lambda refusal: record_refund_refusal(ready, refusal))  # fmt: skip
+                          lambda answer: record_refund(shop, ready, answer, clock.now_s()),
+                          lambda refusal: record_refund_refusal(shop, ready, refusal, clock.now_s()))  # fmt: skip
 
     def _send(
         self, kind: str, rpc: str, request: bytes, heard: Callable[[Wire], Unit],

@@ -7,6 +7,7 @@ from typing import Final
 
 from parties.assembly.common import Opened
 from parties.channels import Channels
+from parties.merchant.settlement import Settled
 from parties.settings import load_settings
 from protocol import envelope
 from protocol.envelope import Stamp, Wire
@@ -52,6 +53,18 @@ class Till:
             except Unavailable:
                 continue
         return self._channels.call(self._name, rpc, wire)
+
+    def settle(self) -> Settled:
+        """What the server does not begin by itself: have the TSM pay out what is due. Raises: as `Settler.settle`."""
+        from parties.assembly.roles import build_settler  # heavy: not for every other command
+
+        opened = self._opened
+        store, channels = opened.store(), opened.channels()
+        try:
+            return build_settler(opened, store, channels).settle()
+        finally:
+            channels.close()
+            store.close()
 
     def close(self) -> None:
         """Close the way to the server."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 from parties.assembly.common import Opened
 from parties.branch import add_customer
 from parties.keystore import Keystore
+from parties.scenario.lifecycle import LIFECYCLE
 from parties.scenario.paying import PAYING
 from parties.scenario.stage import Fields, Stage
 from parties.settings import load_settings
@@ -30,6 +31,7 @@ def _add_customer(stage: Stage, step: Fields) -> dict[str, Any]:
         limit_minor=step.get("limit", 2_000_000), currency=step.get("currency", "TWD"), passcode=PASSCODE,
     )  # fmt: skip
     stage.branch_codes[step["bank"], step["phone"]] = opened.branch_code
+    stage.customers[step["bank"], step["phone"]] = opened.customer
     return {"customer": opened.customer}
 
 
@@ -79,6 +81,11 @@ def _issue(stage: Stage, step: Fields) -> dict[str, Any]:
 
 def _close(stage: Stage, step: Fields) -> dict[str, Any]:
     return _app(stage, step, ["close", "--tsm", stage.tsm, "--tid", step["tid"]])
+
+
+def _recredit(stage: Stage, step: Fields) -> dict[str, Any]:
+    arguments = ["recredit", "--tsm", stage.tsm, "--tid", step["tid"], "--bank", step["bank"]]
+    return _app(stage, step, arguments, step.get("passcode", PASSCODE))
 
 
 def _status(stage: Stage, step: Fields) -> dict[str, Any]:
@@ -176,6 +183,7 @@ def _restore_app(stage: Stage, step: Fields) -> dict[str, Any]:
 
 RUN: Final[Mapping[str, Callable[[Stage, Fields], dict[str, Any]]]] = {
     **PAYING,
+    **LIFECYCLE,
     "add-customer": _add_customer,
     "enroll": _enroll,
     "install": _install,
@@ -184,6 +192,7 @@ RUN: Final[Mapping[str, Callable[[Stage, Fields], dict[str, Any]]]] = {
     "register": _register,
     "issue": _issue,
     "close": _close,
+    "recredit": _recredit,
     "status": _status,
     "kill": _kill,
     "start": _start,

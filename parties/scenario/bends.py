@@ -163,6 +163,14 @@ def _foreign_cryptogram(scene: Scene) -> Told:
     return _ask(scene, purchase)
 
 
+def _stopped(scene: Scene) -> Told:
+    """The operator freezes the account after the tap, and lifts it again once it is decided."""
+    scene.open()
+    purchase = scene.tap()
+    with scene.frozen(scene.card().tid):
+        return _ask(scene, purchase)
+
+
 def _unverified(scene: Scene) -> Told:
     """The SE lets through without a PIN what the TSM wants one for."""
     scene.open(OVER_LIMIT_MINOR)
@@ -196,6 +204,9 @@ BENDS: Final[Mapping[Reason, Bend]] = {
     Reason.OVER_CARD_TOTAL: _card_has(total_minor=AMOUNT_MINOR - 1),
     Reason.OVER_OWN_MAXIMUM: _tsm_has(SERVICES, lambda card: card.tid, maximum_minor=AMOUNT_MINOR - 1),
     Reason.ACCOUNT_ENDED: _tsm_has(SERVICES, lambda card: card.tid, state="CLOSED"),
+    Reason.ACCOUNT_STOPPED: _stopped,
+    # The grant is of a bank whose list of stops never came.
+    Reason.STOPS_STALE: _tsm_has(TID_LIST, lambda card: card.sid_digest, bank="bank-none"),
     Reason.OVER_BALANCE: _tsm_has(TID_LIST, lambda card: card.sid_digest, aid_limit_minor=AMOUNT_MINOR - 1),
 }
 

@@ -19,6 +19,7 @@ from parties.deployment import Deployment
 from parties.emv_files import read_ca_keys
 from parties.settings import load_settings
 from parties.storage.store import DatabaseStore
+from parties.system import SystemClock, SystemEntropy
 from parties.wallet.phone import PhoneSession
 from protocol import envelope
 from protocol.card.kernel import perform_tap, run_exchange
@@ -38,9 +39,11 @@ from protocol.messages.pay import (
     ReversalReason,
     Reversed,
 )
+from protocol.messages.stops import StopReason
 from protocol.roles.party import known_party
 from protocol.roles.se.opening import SLOT
 from protocol.roles.se.tables import FIELD, FieldRow
+from protocol.roles.tsm.freeze import freeze, lift
 from protocol.roles.tsm.tables import CARDS, PURCHASES, CardRow, Purchase
 from protocol.roles.wallet import open_card
 from protocol.rows import Decision, Delete, Insert, Key, Rows, Table, Unit, Update, Value, Where, Write
@@ -179,6 +182,16 @@ class Scene:
         if not found:
             raise NoCard("the TSM does not know the card")
         return found[0]
+
+    @contextmanager
+    def frozen(self, tid: str) -> Iterator[None]:
+        """While it lasts, the TSM's operator has frozen the account. Raises: WrongState if it is stopped already."""
+        clock, entropy = SystemClock(), SystemEntropy()
+        self.tsm.apply(freeze(tid, StopReason.FRAUD, clock.now_s(), entropy))
+        try:
+            yield
+        finally:
+            self.tsm.apply(lift(tid, clock.now_s()))
 
     def kept(self, sale: bytes) -> Purchase | None:
         """What the TSM keeps of a purchase."""

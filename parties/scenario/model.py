@@ -26,7 +26,7 @@ from typing import Any, Final
 from protocol.errors import REGISTRY, SettingsInvalid
 from protocol.types import MAX_CARDS
 
-PHASES: Final = ("INIT", "ATT", "AID", "TID", "CARD", "PAY")
+PHASES: Final = ("INIT", "ATT", "AID", "TID", "CARD", "PAY", "SETTLE", "RENEW", "RECREDIT", "FREEZE", "TRACE")
 MAX_STEPS: Final = 1000
 BANKS: Final = ("bank-a", "bank-b", "bank-c", "bank-d")
 ACTIONS: Final[Mapping[str, tuple[frozenset[str], frozenset[str]]]] = {
@@ -40,13 +40,32 @@ ACTIONS: Final[Mapping[str, tuple[frozenset[str], frozenset[str]]]] = {
     "close": (frozenset({"bank", "phone", "tid"}), frozenset({"launch"})),
     "status": (frozenset({"bank", "phone"}), frozenset({"launch"})),
     "set-pin": (frozenset({"phone", "pin"}), frozenset({"old"})),
-    "pay": (frozenset({"merchant", "phone", "tid", "amount"}), frozenset({"ceiling", "pin", "currency", "ends"})),
+    "pay": (
+        frozenset({"merchant", "phone", "tid", "amount"}),
+        frozenset({"ceiling", "pin", "currency", "ends", "grants"}),
+    ),
     "start-sale": (frozenset({"merchant", "amount"}), frozenset({"currency"})),
     "cancel-sale": (frozenset({"merchant", "sale"}), frozenset()),
     "void": (frozenset({"merchant", "sale"}), frozenset()),
     "refund": (frozenset({"merchant", "sale", "amount"}), frozenset()),
     "declines": (frozenset({"merchant", "phone", "tid"}), frozenset({"reasons"})),
     "renew": (frozenset({"phone", "tid", "pool"}), frozenset({"number"})),
+    "settle": (frozenset({"merchant"}), frozenset()),
+    "claim": (frozenset(), frozenset()),
+    "reconcile": (frozenset(), frozenset()),
+    "recredit": (frozenset({"bank", "phone", "tid"}), frozenset({"launch", "passcode"})),
+    "freeze": (frozenset({"bank", "phone"}), frozenset()),
+    "unfreeze": (frozenset({"bank", "phone"}), frozenset()),
+    "delete-customer": (frozenset({"bank", "phone"}), frozenset()),
+    "freeze-account": (frozenset({"tid"}), frozenset()),
+    "unfreeze-account": (frozenset({"tid"}), frozenset()),
+    "add-officer": (frozenset({"bank", "officer"}), frozenset()),
+    "trace": (frozenset({"merchant", "sale"}), frozenset({"reason", "requester", "ends"})),
+    "judge-trace": (frozenset({"bank", "case", "officer"}), frozenset({"verdict"})),
+    "verify-log": (frozenset({"bank"}), frozenset()),
+    "change-books": (frozenset({"merchant"}), frozenset()),
+    "forge-service-key": (frozenset({"phone", "tid"}), frozenset()),
+    "swap-card": (frozenset({"merchant", "sale"}), frozenset()),
     "kill": (frozenset({"party"}), frozenset()),
     "start": (frozenset({"party"}), frozenset()),
     "restart": (frozenset({"party"}), frozenset()),
@@ -59,9 +78,25 @@ ACTIONS: Final[Mapping[str, tuple[frozenset[str], frozenset[str]]]] = {
     "forge-card-key": (frozenset({"phone", "tid"}), frozenset()),
 }
 """What a step can do: the fields it must have, and those it may have."""
-WHOLE: Final = {"amount": 10**12, "ceiling": 10**12, "pool": MAX_CARDS, "number": MAX_CARDS}
+WHOLE: Final = {"amount": 10**12, "ceiling": 10**12, "pool": MAX_CARDS, "number": MAX_CARDS, "grants": 2}
 """Fields that are whole numbers, and the most that they can be."""
-TEXTS: Final = ("phone", "merchant", "bank", "tid", "aid", "sale", "pin", "old", "currency", "party")
+TEXTS: Final = (
+    "phone",
+    "merchant",
+    "bank",
+    "tid",
+    "aid",
+    "sale",
+    "pin",
+    "old",
+    "currency",
+    "party",
+    "officer",
+    "case",
+    "reason",
+    "requester",
+    "verdict",
+)
 _COMMON: Final = frozenset({"phase", "do", "as", "expect", "about"})
 
 
@@ -143,6 +178,7 @@ def _step(plain: Any, where: str) -> ScenarioStep:
 def _check_values(plain: Mapping[str, Any], where: str) -> None:
     # Here, since every start of `tapveil` needs this module for the names of the phases.
     from protocol.messages.till import SaleProgress
+    from protocol.messages.trace import TraceProgress
     from protocol.roles.tsm.purchase import Reason
 
     for name in TEXTS:
@@ -151,8 +187,9 @@ def _check_values(plain: Mapping[str, Any], where: str) -> None:
     for name, most in WHOLE.items():
         if name in plain and (type(plain[name]) is not int or not 0 <= plain[name] <= most):
             raise SettingsInvalid(f"{where}: {name} must be a whole number of at most {most}")
-    if plain.get("ends", SaleProgress.APPROVED) not in tuple(SaleProgress):
-        raise SettingsInvalid(f"{where}: `ends` must be one of {', '.join(SaleProgress)}")
+    ends = tuple(TraceProgress) if plain["do"] == "trace" else tuple(SaleProgress)
+    if plain.get("ends", ends[0]) not in ends:
+        raise SettingsInvalid(f"{where}: `ends` must be one of {', '.join(ends)}")
     reasons = plain.get("reasons", [])
     if type(reasons) is not list or any(reason not in tuple(Reason) for reason in reasons):
         raise SettingsInvalid(f"{where}: `reasons` must be a list of {', '.join(Reason)}")

@@ -17,6 +17,10 @@ from parties.setup import Plan, create_environment
 from protocol.errors import ProtocolError, SettingsInvalid, Unavailable
 
 SIGN_ON_S: Final = 15.0
+STOPS_EVERY_S: Final = 1
+"""Nobody waits a minute for what a step did to be known."""
+NAMED: Final = ("aid", "tid", "sale", "case")
+"""Which of a step's results later steps know by its name."""
 BEFORE_TSM: Final = ("INIT", "ATT", "AID")
 """Phases in which no phone talks to the TSM."""
 
@@ -53,8 +57,13 @@ class RunRecord:
         return len(self.outcomes) == len(self.scenario.steps) and all(outcome.ok for outcome in self.outcomes)
 
 
-def run_scenario(scenario: Scenario, folder: Path, progress: Callable[[str], None]) -> RunRecord:
+def run_scenario(
+    scenario: Scenario, folder: Path, progress: Callable[[str], None], *, database: str = "", schemas: str = "tapveil"
+) -> RunRecord:
     """Set up in `folder`, start all parties, run the steps in order until one ends otherwise than expected, drain.
+
+    `database` is the PostgreSQL database of the institutions, if they are not to keep files; `schemas` is how the names
+    of their schemas begin.
 
     Raises: SettingsInvalid, Unavailable if a party does not start.
     """
@@ -62,6 +71,8 @@ def run_scenario(scenario: Scenario, folder: Path, progress: Callable[[str], Non
     plan = Plan(
         banks=BANKS[: scenario.banks], phones=tuple(f"phone-{n}" for n in range(1, scenario.phones + 1)),
         merchants=tuple(f"shop-{n}" for n in range(1, scenario.merchants + 1)), base_port=0, capture=True,
+        database=database, schemas=schemas,
+        stops_every_s=STOPS_EVERY_S,
     )  # fmt: skip
     outcomes = []
     with Deployment(folder) as deployment:  # what servers import is loaded while keys are made
@@ -108,7 +119,7 @@ def _perform(stage: Stage, step: ScenarioStep) -> StepOutcome:
     try:
         result = RUN[step.do](stage, _resolved(step, stage))
         if step.name:
-            stage.results[step.name] = result.get("aid") or result.get("tid") or result.get("sale") or ""
+            stage.results[step.name] = next((result[name] for name in NAMED if result.get(name)), "")
     except ProtocolError as refusal:
         if isinstance(refusal, SettingsInvalid):
             raise

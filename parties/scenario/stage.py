@@ -21,6 +21,8 @@ class Stage:
     provider: str = "sp-1"
     tsm: str = "tsm-1"
     branch_codes: dict[tuple[str, str], str] = field(default_factory=dict)
+    customers: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(bank, phone) → the bank's name for the phone's owner."""
     results: dict[str, Any] = field(default_factory=dict)
     counters: dict[str, CrookedCounter] = field(default_factory=dict)
     """The crooked counter of a merchant, once there is one."""

@@ -59,7 +59,8 @@ class Capture:
         """Raises: SettingsInvalid."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "ab", opener=_private)  # noqa: SIM115  # Path.open takes no opener
+            # Unbuffered: a record is one write, so that those of several workers do not mingle.
+            self._file = open(path, "ab", buffering=0, opener=_private)  # noqa: SIM115  # Path.open takes no opener
         except OSError as exc:
             raise SettingsInvalid(f"capture {path} can't be written: {exc.strerror}") from exc
         self._lock = threading.Lock()
@@ -69,7 +70,6 @@ class Capture:
         data = captured.to_bytes()
         with self._lock:
             self._file.write(len(data).to_bytes(_LENGTH_BYTES) + data)
-            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""

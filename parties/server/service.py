@@ -39,7 +39,6 @@ DRAIN_S: Final = 10.0
 CA_UNIT: Final = "ca"
 """Organizational unit in the CA's own name (`protocol.pki.create_root`)."""
 _OPTIONS: Final = (
-    ("grpc.so_reuseport", 0),  # two servers would otherwise share a port silently
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_concurrent_streams", 128),
     ("grpc.max_connection_age_ms", 600_000),
@@ -142,12 +141,16 @@ class PartyServer:
 
     def __init__(
         self, edge: Edge, rpcs: Iterable[str], tls: ServerTls,
-        streams: Mapping[str, grpc.RpcMethodHandler[Any, Any]] | None = None,
+        streams: Mapping[str, grpc.RpcMethodHandler[Any, Any]] | None = None, *, shares_port: bool = False,
     ) -> None:  # fmt: skip
-        """`streams` are RPCs that carry no envelopes, such as `SecureElement.Transceive`."""
+        """`streams` are RPCs that carry no envelopes, such as `SecureElement.Transceive`.
+
+        Only workers of one parent share a port, which the parent holds; two servers otherwise would, silently.
+        """
         self._tls = tls
         self._server = grpc.server(
-            ThreadPoolExecutor(THREADS, thread_name_prefix="rpc"), options=_OPTIONS,
+            ThreadPoolExecutor(THREADS, thread_name_prefix="rpc"),
+            options=(("grpc.so_reuseport", int(shares_port)), *_OPTIONS),
             maximum_concurrent_rpcs=MAX_CONCURRENT,
         )  # fmt: skip
         services = _register(self._server, {rpc: _unary(edge, rpc) for rpc in rpcs} | dict(streams or {}))

@@ -9,14 +9,13 @@ from parties.server.logs import log
 from protocol.engine import Peers
 from protocol.errors import ProtocolError
 from protocol.ports import Clock, Entropy
-from protocol.roles.bank.stops import MINUTE_S
 from protocol.roles.tsm.party import Tsm
 from protocol.roles.tsm.stops import refresh_stops
-from protocol.rows import Store
+from protocol.rows import Conflict, Store
 
 
 class StopFetcher:
-    """Asks every bank once in each minute, and one that did not answer again at the next run.
+    """Asks every bank once in each minute (`stops_every_s`), and one that did not answer again at the next run.
 
     The banks are asked side by side, so that one which keeps silent does not make the others' lists old.
     """
@@ -34,7 +33,8 @@ class StopFetcher:
     def run_once(self) -> None:
         """Fetch what is due. A bank out of reach is logged by the code alone; its list grows old."""
         now_s = self._clock.now_s()
-        due = [bank for bank, asked_s in self._asked_s.items() if asked_s // MINUTE_S != now_s // MINUTE_S]
+        every_s = self._tsm.policy.stops_every_s
+        due = [bank for bank, asked_s in self._asked_s.items() if asked_s // every_s != now_s // every_s]
         threads = [threading.Thread(target=self._fetch, args=(bank, now_s), daemon=True) for bank in due]
         for thread in threads:
             thread.start()
@@ -46,5 +46,7 @@ class StopFetcher:
             refresh_stops(self._tsm, bank, self._store, self._peers, now_s, self._entropy)
         except ProtocolError as refusal:
             log.warning("stops", code=refusal.code)
+            return
+        except Conflict:  # another writer was faster; the bank is asked again at the next run
             return
         self._asked_s[bank] = now_s

@@ -1,13 +1,7 @@
-"""A party's database: one connection that writes, a bounded pool of connections that read.
-
-SQLite in WAL mode lets many readers look at a committed snapshot while the one writer works. `synchronous=FULL` makes
-COMMIT wait for the disk. Python's sqlite3 would begin transactions by itself, late and deferred, and lose updates:
-transactions are begun here, in so many words.
-"""
+"""A party's database by its URL: SQLite in a file, or PostgreSQL. The same tables, the same sealed columns."""
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,35 +13,42 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from parties.storage import postgresql, sqlite
+from parties.storage.sqlite import ensure_file, sqlite_engine
 from protocol.errors import Overloaded, SettingsInvalid, StorageFault
 
 READERS: Final = 8
 WAIT_S: Final = 10.0
-"""How long to wait while another program writes to the same database, and for a connection to come free."""
-LOG_PAGES: Final = 256
-"""Pages (1 MiB) of write-ahead log that are copied into the database at once.
-
-Once the log has grown to that, commits go over its old pages. Until then each makes the file longer, and a commit takes
-the kernel two to three times as long.
-"""
-_MENDS: Final = {
-    "SQLITE_FULL": "the disk is full: make room, nothing acknowledged was lost",
-    "SQLITE_READONLY": "the database file is read-only: give this user the right to write to it and to its directory",
-    "SQLITE_BUSY": "another program holds the database: let it finish, or end it",
-    "SQLITE_LOCKED": "another program holds the database: let it finish, or end it",
-    "SQLITE_CANTOPEN": "the database file can't be opened: check the path and the rights to its directory",
-    "SQLITE_IOERR": "the disk gives errors: check the disk and the space on it",
-    "SQLITE_CORRUPT": "the database file is damaged: restore it from a backup",
-    "SQLITE_NOTADB": "the file is not a database: check the path, or restore it from a backup",
-}
+"""How long to wait while another program writes to the same SQLite file, and for a connection to come free."""
+POSTGRESQL: Final = "postgresql"
+_FORMS: Final = "sqlite:///path or postgresql+psycopg://user@host/database"
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """Two engines on one database; `writer` has one connection and begins with a lock, `readers` change nothing."""
+    """Two engines on one database: the connection of `writer` begins with a lock, `readers` change nothing."""
 
     writer: sa.Engine
     readers: sa.Engine
+
+    @property
+    def is_postgresql(self) -> bool:
+        """May several processes write to it at once?"""
+        return self.writer.dialect.name == POSTGRESQL
+
+    @property
+    def begin_to_read(self) -> str:
+        """The statement that begins a transaction over one snapshot."""
+        return postgresql.BEGIN_TO_READ if self.is_postgresql else sqlite.BEGIN_TO_READ
+
+    @property
+    def begin_to_write(self) -> str:
+        """The statement that begins a transaction that decides."""
+        return postgresql.BEGIN_TO_WRITE if self.is_postgresql else sqlite.BEGIN_TO_WRITE
+
+    def another(self) -> sa.Engine:
+        """An engine with one more connection that changes nothing, for a lock that lasts. PostgreSQL only."""
+        return postgresql.postgresql_engine(self.readers.url, size=1, read_only=True, wait_s=WAIT_S)
 
     def close(self) -> None:
         """Close all connections."""
@@ -56,34 +57,63 @@ class Database:
 
 
 def open_database(url: str, *, readers: int = READERS, wait_s: float = WAIT_S) -> Database:
-    """Engines on the database at `url`; nothing is read yet. Raises: SettingsInvalid, StorageFault if it's missing."""
-    path = sqlite_file(url)
-    if not path.is_file():
-        raise StorageFault(f"there is no database {path}: run `tapveil db upgrade`")
+    """Engines on the database at `url`; nothing is read yet.
+
+    Raises: SettingsInvalid if the URL is not understood, StorageFault if a SQLite file is missing.
+    """
+    parsed = parse(url)
+    if parsed.get_backend_name() == POSTGRESQL:
+        make = postgresql.postgresql_engine
+    else:
+        make = sqlite_engine
+        path = sqlite_file(url)
+        if not path.is_file():
+            raise StorageFault(f"there is no database {path}: run `tapveil db upgrade`")
     return Database(
-        writer=_sqlite(url, size=1, read_only=False, wait_s=wait_s),
-        readers=_sqlite(url, size=readers, read_only=True, wait_s=wait_s),
+        writer=make(parsed, size=1, read_only=False, wait_s=wait_s),
+        readers=make(parsed, size=readers, read_only=True, wait_s=wait_s),
     )
+
+
+def create_if_missing(url: str) -> None:
+    """An empty SQLite file, unless there is one; a PostgreSQL database is made by its administrator.
+
+    Raises: SettingsInvalid, StorageFault.
+    """
+    if not is_postgresql(url):
+        ensure_file(sqlite_file(url))
+
+
+def is_postgresql(url: str) -> bool:
+    """Does the URL name a PostgreSQL database? Raises: SettingsInvalid."""
+    return parse(url).get_backend_name() == POSTGRESQL
+
+
+def shown(url: str) -> str:
+    """The URL without its password, for people."""
+    return parse(url).render_as_string(hide_password=True)
+
+
+def parse(url: str) -> sa.URL:
+    """Raises: SettingsInvalid, which does not hold the URL: there may be a password in it."""
+    try:
+        parsed = sa.make_url(url)
+    except (ArgumentError, ValueError) as exc:
+        raise SettingsInvalid(f"the database URL is not of the form {_FORMS}") from exc
+    if parsed.get_backend_name() == POSTGRESQL:
+        return postgresql.parse(parsed)
+    if parsed.get_backend_name() != "sqlite" or parsed.database in {None, "", ":memory:"}:
+        raise SettingsInvalid(f"the database URL must name a SQLite file or a PostgreSQL database: {_FORMS}")
+    return parsed
 
 
 def sqlite_file(url: str) -> Path:
     """The file that a `sqlite:///…` URL names. Raises: SettingsInvalid."""
-    try:
-        parsed = sa.make_url(url)
-    except ArgumentError as exc:
-        raise SettingsInvalid("the database URL is not of the form sqlite:///path") from exc
-    if parsed.get_backend_name() != "sqlite" or parsed.database in {None, "", ":memory:"}:
-        raise SettingsInvalid("the database URL must name a SQLite file: sqlite:///path")
+    parsed = parse(url)
+    if parsed.get_backend_name() != "sqlite":
+        raise SettingsInvalid("the database is not a SQLite file")
     assert parsed.database is not None
     return Path(parsed.database.removeprefix("file:"))
-
-
-def ensure_file(path: Path) -> None:
-    """Make an empty database file that only its owner may read, unless there is one. Raises: StorageFault."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError as exc:
-        raise StorageFault(f"database {path} can't be opened for writing: {exc.strerror}") from exc
 
 
 @contextmanager
@@ -99,33 +129,25 @@ def fault_of(error: SQLAlchemyError) -> StorageFault | Overloaded:
     """What a database error means to the one who asked, with its mend."""
     if isinstance(error, PoolTimeout):
         return Overloaded("all connections to the database are busy")
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    # SQLite's extended codes begin with the basic one: SQLITE_IOERR_WRITE. The driver's own text may hold values.
-    name = str(getattr(cause, "sqlite_errorname", type(cause).__name__))
-    mends = (mend for prefix, mend in _MENDS.items() if name.startswith(prefix))
-    return StorageFault(next(mends, f"the database refused: {name}"))
+    cause: BaseException = error
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        cause = error.orig
+    # The driver's own text may hold values.
+    if isinstance(cause, sqlite3.Error):
+        name = str(getattr(cause, "sqlite_errorname", type(cause).__name__))
+        mend = next((mend for prefix, mend in sqlite.MENDS.items() if name.startswith(prefix)), None)
+    elif hasattr(cause, "sqlstate"):
+        name, mend = postgresql.state_of(cause), postgresql.mend_of(cause)
+    else:
+        name, mend = type(cause).__name__, None
+    return StorageFault(mend or f"the database refused: {name}")
 
 
-def _sqlite(url: str, *, size: int, read_only: bool, wait_s: float) -> sa.Engine:
-    engine = sa.create_engine(
-        url,
-        pool_size=size,
-        max_overflow=0,
-        pool_timeout=wait_s,
-        hide_parameters=True,  # rows hold identities; errors must not
-        connect_args={"timeout": wait_s, "check_same_thread": False},
-    )
-    pragmas = ["synchronous=FULL", "foreign_keys=ON", "query_only=ON" if read_only else "journal_mode=WAL"]
-    pragmas += [f"wal_autocheckpoint={LOG_PAGES}", "secure_delete=FAST"]  # what is deleted is overwritten: keys, too
+def is_lost(error: SQLAlchemyError) -> bool:
+    """Did the connection go, so that nothing more can be asked over it?"""
+    return isinstance(error, DBAPIError) and error.connection_invalidated
 
-    @sa.event.listens_for(engine, "connect")
-    def _connect(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None
-        for pragma in pragmas:
-            connection.execute(f"PRAGMA {pragma}").close()
 
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-
-    return engine
+def is_race(error: SQLAlchemyError) -> bool:
+    """Did another writer come between, so that nothing was done and the same again succeeds?"""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in postgresql.RACED

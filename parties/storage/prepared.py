@@ -7,21 +7,33 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from parties.storage.transaction import Transaction
+from parties.storage.transaction import Found, Transaction
+
+
+def _numbering(dialect: sa.Dialect) -> sa.Dialect:
+    kind: Any = type(dialect)
+    numbering: sa.Dialect = kind(paramstyle="numeric_dollar")
+    return numbering
 
 
 class Prepared:
     """One statement for one kind of database."""
 
     def __init__(self, statement: sa.Select[Any] | sa.Insert | sa.Update | sa.Delete, dialect: sa.Dialect) -> None:
+        if dialect.name == "postgresql":  # prepared on the server, where parameters are numbered
+            dialect = _numbering(dialect)
         compiled = statement.compile(dialect=dialect)
         self._text = str(compiled)
         self._order: Sequence[str] | None = compiled.positiontup if compiled.positional else None
         self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
 
-    def rows(self, transaction: Transaction, parameters: Mapping[str, Any]) -> list[Sequence[Any]]:
+    def ask(self, transaction: Transaction, parameters: Mapping[str, Any]) -> Found:
         """What a SELECT finds. Raises: DBAPIError."""
-        return transaction.rows(self._text, self._bound(parameters))
+        return transaction.ask(self._text, self._bound(parameters))
+
+    def rows(self, transaction: Transaction, parameters: Mapping[str, Any]) -> list[Sequence[Any]]:
+        """What a SELECT finds, now. Raises: DBAPIError."""
+        return self.ask(transaction, parameters)()
 
     def run(self, transaction: Transaction, parameters: Sequence[Mapping[str, Any]]) -> None:
         """A change, once for each set of parameters. Raises: DBAPIError."""

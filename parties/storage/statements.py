@@ -11,7 +11,7 @@ from parties.storage.prepared import Prepared
 from parties.storage.schema import column_types, searchable
 from parties.storage.sealed_row import SealedRows
 from parties.storage.sealing import Sealer
-from parties.storage.transaction import Transaction
+from parties.storage.transaction import Found, Transaction
 from protocol.errors import StorageFault
 from protocol.rows import Key, Read, Table, Value, Where
 
@@ -35,15 +35,15 @@ class StoredTable:
         )
         self._rows = SealedRows(table, self._open)
         self._searchable = searchable(table)
-        self._all = sa.select(self._stored).order_by(*self._keys())
-        self._everything = Prepared(self._all, dialect)
+        self._all = sa.select(self._stored).order_by(*self._keys())  # rows are locked in this order
+        self._everything = Prepared(sa.select(self._stored), dialect)
         self._selects: dict[tuple[tuple[tuple[str, int], ...], int, bool], Prepared] = {}
         self._insert = Prepared(sa.insert(self._stored), dialect)
         self._delete = Prepared(sa.delete(self._stored).where(*self._is_key()), dialect)
         self._updates: dict[tuple[str, ...], Prepared] = {}
         self._expired = self._oldest()
 
-    def load(self, transaction: Transaction, reads: Sequence[Read], *, lock: bool) -> list[Any]:
+    def ask(self, transaction: Transaction, reads: Sequence[Read], *, lock: bool) -> Found:
         """What `reads` ask for, by one SELECT; no other writer changes them if `lock`. Raises: StorageFault.
 
         So does a sealed cell that does not open, when it is looked at.
@@ -57,11 +57,13 @@ class StoredTable:
         parameters = {f"in_{name}_{n}": value for name, values in lists.items() for n, value in enumerate(values)}
         parameters |= {f"key_{n}_{i}": value for n, key in enumerate(keys) for i, value in enumerate(key)}
         statement = self._select(tuple((name, len(values)) for name, values in lists.items()), len(keys), lock=lock)
-        return [self._row(values) for values in statement.rows(transaction, parameters)]
+        found = statement.ask(transaction, parameters)
+        return lambda: [self._row(values) for values in found()]
 
     def load_all(self, transaction: Transaction) -> list[Any]:
         """Every row, in the order of the keys, all of whose cells do open. Raises: StorageFault."""
         found = [self._row(values) for values in self._everything.rows(transaction, {})]
+        found.sort(key=self._table.key_of)  # databases differ in how they order texts
         for row in found:
             for column in self._table.sealed:
                 getattr(row, column)
@@ -176,7 +178,8 @@ class StoredTable:
             return None
         expiry, keys = self._stored.c[self._table.expires], self._keys()
         past = sa.select(*keys).where(expiry < sa.bindparam("now_s"))
-        return Prepared(past.order_by(expiry, *keys).limit(sa.bindparam("limit")), self._dialect)
+        oldest = past.order_by(expiry, *keys).limit(sa.bindparam("limit"))
+        return Prepared(oldest.with_for_update(skip_locked=True), self._dialect)  # what is in use is swept another time
 
 
 def _padded(values: list[Any]) -> list[Any]:

@@ -6,7 +6,7 @@ the changes of the units before it. So a batch gives what the same units give on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,19 +14,25 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from parties.storage.database import Database, fault_of, faults, open_database
+from parties.storage.database import Database, fault_of, is_lost, is_race, open_database
+from parties.storage.guards import Guards
+from parties.storage.leader import Leader
 from parties.storage.roles import TABLES
 from parties.storage.schema import metadata_for
 from parties.storage.sealing import Sealer
 from parties.storage.statements import Change, StoredTable
-from parties.storage.transaction import BEGIN_TO_READ, BEGIN_TO_WRITE, Connections, Transaction
+from parties.storage.transaction import Connections, Transaction
 from parties.storage.version import check_version
 from parties.storage.writer import MAX_BATCH, MAX_WAITING, GroupWriter, Outcome
 from protocol.rows import Conflict, Decision, Declared, Overlay, Read, Rows, Table, Unit
 
 SWEEP_ROWS: Final = 1000
 """Rows of a table that one transaction deletes at most, so that sweeping never holds up the units for long."""
+COMMIT: Final = "COMMIT"
+ATTEMPTS: Final = 3
+"""At a batch that another writer came between."""
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +70,29 @@ class DatabaseStore:
         self._sweep_rows = sweep_rows
         self._tables = {table.name: StoredTable(table, metadata, sealer, database.writer.dialect) for table in tables}
         self._declared = {table.name: table for table in tables}
+        self._guards = Guards(tables, database)
         self._writer: GroupWriter[Task] = GroupWriter(self._transact, max_batch=max_batch, waiting=waiting)
 
     def read(self, *reads: Read) -> Rows:
         """A consistent view of these rows, not locked: all are of one committed state."""
-        overlay = Overlay()
         one_table = len({read.table.name for read in reads}) == 1  # one SELECT is of one state by itself
-        readers = self._readers
-        with faults(), readers.lend() if one_table else readers.begin(BEGIN_TO_READ) as transaction:
-            self._load(transaction, overlay, reads, lock=False)
-        return Declared(overlay.view(reads), frozenset(reads))
+
+        def look() -> Rows:
+            overlay, readers = Overlay(), self._readers
+            with readers.lend() if one_table else readers.begin(self._database.begin_to_read) as transaction:
+                self._load(transaction, overlay, reads, lock=False)
+            return Declared(overlay.view(reads), frozenset(reads))
+
+        return self._looking(look)
 
     def scan(self, table: Table[R]) -> tuple[R, ...]:
         """Every row of a (short) table, in the order of its keys."""
-        with faults(), self._readers.lend() as transaction:
-            return tuple(self._tables[table.name].load_all(transaction))
+
+        def look() -> tuple[R, ...]:
+            with self._readers.lend() as transaction:
+                return tuple(self._tables[table.name].load_all(transaction))
+
+        return self._looking(look)
 
     def submit(self, unit: Unit) -> Future[Decision]:
         """Queue `unit`; units are decided in the order of their submission. Raises: Overloaded, StorageFault."""
@@ -100,32 +114,64 @@ class DatabaseStore:
             total += gone
         return total
 
+    def leader(self) -> Leader:
+        """This process's claim to the housekeeping; to be closed before the store."""
+        return Leader(self._database)
+
     def close(self) -> None:
         """Commit and answer the units that wait, take no more, and close the database."""
         self._writer.close()
         self._readers.close()
         self._database.close()
 
-    def _transact(self, tasks: Sequence[Task]) -> list[Outcome]:
-        """One transaction. Raises: Conflict, StorageFault, anything a statement raises; then nothing was committed."""
+    def _looking(self, look: Callable[[], T]) -> T:
+        """Look, and once more if the connection was gone. Raises: StorageFault, Overloaded."""
         try:
-            with ExitStack() as stack:
-                try:
-                    transaction = stack.enter_context(self._writers.begin(BEGIN_TO_WRITE))
-                except SQLAlchemyError as exc:  # no task's fault: to try them one by one would wait as often
-                    return [fault_of(exc) for _ in tasks]
-                return self._carry_out(transaction, tasks)
-        except IntegrityError as exc:
-            raise Conflict("a row that was not read holds this key or unique value") from exc
+            try:
+                return look()
+            except SQLAlchemyError as exc:
+                if not is_lost(exc):
+                    raise
+            return look()
         except SQLAlchemyError as exc:
             raise fault_of(exc) from exc
+
+    def _transact(self, tasks: Sequence[Task]) -> list[Outcome]:
+        """One transaction. Raises: Conflict, StorageFault, anything a statement raises; then nothing was committed.
+
+        When the connection goes while COMMIT is under way, it is not known whether it was made: all are refused as
+        unavailable, and who asks again with the same bytes gets the answer that was kept, or is decided anew.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with ExitStack() as stack:
+                    try:
+                        transaction = stack.enter_context(self._writers.begin(self._database.begin_to_write))
+                    except SQLAlchemyError as exc:  # no task's fault: to try them one by one would wait as often
+                        return [fault_of(exc) for _ in tasks]
+                    return self._carry_out(transaction, tasks)
+            except IntegrityError as exc:
+                raise Conflict("a row that was not read holds this key or unique value") from exc
+            except SQLAlchemyError as exc:
+                again = attempt < ATTEMPTS
+                if is_lost(exc):
+                    if again and getattr(exc, "statement", None) != COMMIT:
+                        continue
+                    return [fault_of(exc) for _ in tasks]
+                if not is_race(exc):
+                    raise fault_of(exc) from exc
+                if not again:
+                    raise Conflict("other writers kept coming between") from exc
+        raise AssertionError("the last attempt returns or raises")
 
     def _carry_out(self, transaction: Transaction, tasks: Sequence[Task]) -> list[Outcome]:
         overlay = Overlay()
         reads = [read for task in tasks if isinstance(task, Unit) for read in task.reads]
+        guarded = self._guards.read(transaction, reads)
         self._load(transaction, overlay, reads, lock=True)
-        outcomes = [_decide(overlay, task) if isinstance(task, Unit) else None for task in tasks]
-        self._write(transaction, overlay)
+        alone = len(tasks) == 1
+        outcomes = [_decide(overlay, task, alone=alone) if isinstance(task, Unit) else None for task in tasks]
+        self._write(transaction, overlay, guarded)
         return [
             self._sweep(transaction, task) if isinstance(task, Sweep) else outcome
             for task, outcome in zip(tasks, outcomes, strict=True)
@@ -135,13 +181,18 @@ class DatabaseStore:
         by_table: dict[str, list[Read]] = {}
         for read in reads:
             by_table.setdefault(read.table.name, []).append(read)
-        for name, of_table in sorted(by_table.items()):
-            overlay.load(self._declared[name], self._tables[name].load(transaction, of_table, lock=lock))
+        asked = [
+            (name, self._tables[name].ask(transaction, of_table, lock=lock))
+            for name, of_table in sorted(by_table.items())
+        ]
+        for name, found in asked:  # a database that is asked over a network is asked for all at once
+            overlay.load(self._declared[name], found())
 
-    def _write(self, transaction: Transaction, overlay: Overlay) -> None:
+    def _write(self, transaction: Transaction, overlay: Overlay, guarded: set[int]) -> None:
         by_table: dict[str, list[Change]] = {}
         for name, _, before, after in overlay.changes():
             by_table.setdefault(name, []).append((before, after))
+        self._guards.write(transaction, by_table, guarded)
         for name, changes in by_table.items():
             self._tables[name].write(transaction, changes)
 
@@ -159,16 +210,17 @@ def open_store(url: str, role: str, data_key: bytes) -> DatabaseStore:
     return DatabaseStore(open_database(url), TABLES[role], Sealer(data_key))
 
 
-def _decide(overlay: Overlay, unit: Unit) -> Outcome:
+def _decide(overlay: Overlay, unit: Unit, *, alone: bool) -> Outcome:
     """The unit's decision, its writes made in `overlay`; or its exception, nothing changed.
 
     An exception waits for COMMIT like an answer: the unit may have been refused for what its neighbors wrote.
     """
-    view = overlay.view(unit.reads)
+    view = overlay if alone else overlay.view(unit.reads)  # alone, its rows are all that was loaded
     try:
         decision = unit.decide(Declared(view, frozenset(unit.reads)))
         view.write(decision.writes)  # a change to a row that the unit did not declare must not hang on its neighbors
-        overlay.write(decision.writes)
+        if view is not overlay:
+            overlay.write(decision.writes)
     except Exception as exc:  # noqa: BLE001 - a unit's own fault, whatever it is, must not stop its neighbors
         return exc
     return decision

@@ -7,39 +7,75 @@ times what a few rows cost the database.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-BEGIN_TO_READ: Final = "BEGIN"
-BEGIN_TO_WRITE: Final = "BEGIN IMMEDIATE"
-"""SQLite takes its lock at once, so that two writers never both hold what they read."""
+Found: TypeAlias = Callable[[], list[Sequence[Any]]]
+"""Gives the rows that a SELECT finds. Raises: DBAPIError."""
 
 
-class Transaction:
+class Transaction(Protocol):
     """Statements on one connection. All raise DBAPIError, as SQLAlchemy would, without values: rows hold identities."""
+
+    @property
+    def is_broken(self) -> bool:
+        """Must the connection be thrown away?"""
+
+    def ask(self, text: str, values: Any) -> Found:
+        """What a SELECT finds, as of when it is asked for or later within the transaction."""
+
+    def run(self, text: str, rows: Sequence[Any]) -> None:
+        """A change, once for each row of values. What is wrong with it may be said at COMMIT only."""
+
+    def begin(self, text: str) -> None:
+        """Begin, with this statement."""
+
+    def commit(self) -> None:
+        """Make it last."""
+
+    def rollback(self) -> None:
+        """Undo it, if it has begun."""
+
+    def close(self) -> None:
+        """Leave the connection to the next one."""
+
+
+def translated(text: str, exc: Exception, dialect: sa.Dialect, *, is_lost: bool = False) -> DBAPIError:
+    """A driver's error as SQLAlchemy raises it, without values; `is_lost` if the connection is gone with it."""
+    error = DBAPIError.instance(
+        text, None, exc, dialect.loaded_dbapi.Error, hide_parameters=True, connection_invalidated=is_lost,
+        dialect=dialect,
+    )  # fmt: skip
+    assert isinstance(error, DBAPIError)
+    return error
+
+
+class DriverTransaction:
+    """Statements through a driver's cursors, each carried out at once."""
+
+    is_broken: Final = False
 
     def __init__(self, connection: Any, dialect: sa.Dialect) -> None:
         self._connection = connection
         self._dialect = dialect
 
-    def rows(self, text: str, values: Any = ()) -> list[Sequence[Any]]:
-        """What a SELECT finds."""
+    def ask(self, text: str, values: Any) -> Found:
         try:
             cursor = self._connection.cursor()
             try:
                 cursor.execute(text, values)
-                return list(cursor.fetchall())
+                found = list(cursor.fetchall())
             finally:
                 cursor.close()
         except self._errors() as exc:
-            raise self._translated(text, exc) from exc
+            raise translated(text, exc, self._dialect) from exc
+        return lambda: found
 
     def run(self, text: str, rows: Sequence[Any]) -> None:
-        """A change, once for each row of values."""
         try:
             cursor = self._connection.cursor()
             try:
@@ -47,27 +83,26 @@ class Transaction:
             finally:
                 cursor.close()
         except self._errors() as exc:
-            raise self._translated(text, exc) from exc
+            raise translated(text, exc, self._dialect) from exc
+
+    def begin(self, text: str) -> None:
+        self.ask(text, ())
 
     def commit(self) -> None:
-        """Make it last."""
         try:
             self._connection.commit()
         except self._errors() as exc:
-            raise self._translated("COMMIT", exc) from exc
+            raise translated("COMMIT", exc, self._dialect) from exc
 
     def rollback(self) -> None:
-        """Undo it, if it has begun."""
         self._connection.rollback()
+
+    def close(self) -> None:
+        """Nothing is left to do."""
 
     def _errors(self) -> type[Exception]:
         errors: type[Exception] = self._dialect.loaded_dbapi.Error
         return errors
-
-    def _translated(self, text: str, exc: Exception) -> DBAPIError:
-        error = DBAPIError.instance(text, None, exc, self._errors(), hide_parameters=True, dialect=self._dialect)
-        assert isinstance(error, DBAPIError)
-        return error
 
 
 class Connections:
@@ -88,10 +123,15 @@ class Connections:
     def lend(self) -> Iterator[Transaction]:
         """Statements that each are their own transaction. Raises: SQLAlchemyError when there is no connection."""
         pooled = self._take()
+        transaction = self._on(pooled)
         try:
-            yield Transaction(pooled.driver_connection, self._engine.dialect)
+            yield transaction
         finally:
-            self._give_back(pooled)
+            transaction.close()
+            if transaction.is_broken:
+                self._throw_away(pooled)
+            else:
+                self._give_back(pooled)
 
     @contextmanager
     def begin(self, statement: str) -> Iterator[Transaction]:
@@ -100,7 +140,7 @@ class Connections:
         Raises: SQLAlchemyError when there is no connection, or the transaction can't begin or commit.
         """
         with self.lend() as transaction:
-            transaction.rows(statement)
+            transaction.begin(statement)
             try:
                 yield transaction
                 transaction.commit()
@@ -116,6 +156,15 @@ class Connections:
         for pooled in free:
             pooled.close()
 
+    def _on(self, pooled: sa.PoolProxiedConnection) -> Transaction:
+        connection: Any = pooled.driver_connection
+        if self._engine.dialect.name != "postgresql":
+            return DriverTransaction(connection, self._engine.dialect)
+        from parties.storage.pipeline import PipelineTransaction  # loads the driver
+
+        known: dict[str, bytes] = pooled.info.setdefault("prepared", {})
+        return PipelineTransaction(connection, self._engine.dialect, known)
+
     def _take(self) -> sa.PoolProxiedConnection:
         with self._lock:
             if self._free:
@@ -123,6 +172,8 @@ class Connections:
             self._waiting += 1
         try:
             return self._engine.raw_connection()
+        except self._engine.dialect.loaded_dbapi.Error as exc:  # as the pool lets it through
+            raise translated("connect", exc, self._engine.dialect) from exc
         finally:
             with self._lock:
                 self._waiting -= 1
@@ -134,3 +185,11 @@ class Connections:
                 self._free.append(pooled)
         if not keep:
             pooled.close()
+
+    def _throw_away(self, pooled: sa.PoolProxiedConnection) -> None:
+        """This one; and what is kept, since what ended it, such as a server that stopped, ended all."""
+        with self._lock:
+            free, self._free = self._free, []
+        for one in (pooled, *free):
+            one.invalidate()
+            one.close()

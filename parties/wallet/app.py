@@ -5,7 +5,9 @@
     python wallet.pyz --phone DIR register --tsm T --aid AID [--maximum MINOR]
     python wallet.pyz --phone DIR issue --tsm T --tid TID [--number N]
     python wallet.pyz --phone DIR renew --tsm T --tid TID [--pool N]
-    python wallet.pyz --phone DIR close --tsm T --tid TID
+    python wallet.pyz --phone DIR recredit --tsm T --tid TID --bank B
+                                                                     (passcode, or an empty line, on standard input)
+    python wallet.pyz --phone DIR close --tsm T --tid TID [--aid AID]
     python wallet.pyz --phone DIR pay --tid TID --ceiling MINOR --reader HOST:PORT [--seconds N]
                                                                      (PIN, or an empty line, on standard input)
     python wallet.pyz --phone DIR confirm --reader HOST:PORT --amount MINOR --currency CCC --merchant ID --terminal ID
@@ -40,6 +42,7 @@ from protocol.roles.wallet import (
     close_service,
     issue_cards,
     open_account,
+    recredit,
     register,
     renew_cards,
     reopen_pin,
@@ -75,9 +78,13 @@ def parser() -> argparse.ArgumentParser:
     renew.add_argument("--tsm", required=True)
     renew.add_argument("--tid", required=True)
     renew.add_argument("--pool", type=int, default=8, choices=range(1, MAX_CARDS + 1), metavar="1..32")
-    close = commands.add_parser("close", help="give a service account's grant back")
+    more = commands.add_parser("recredit", help="RECREDIT: credit of another bank; a passcode is read from stdin")
+    for name in ("--tsm", "--tid", "--bank"):
+        more.add_argument(name, required=True)
+    close = commands.add_parser("close", help="give a service account's credit back")
     close.add_argument("--tsm", required=True)
     close.add_argument("--tid", required=True)
+    close.add_argument("--aid", default="", help="that of this anonymous account only")
     _add_paying(commands)
     return top
 
@@ -136,8 +143,16 @@ def _renew(session: PhoneSession, arguments: argparse.Namespace) -> Renewed:
 
 
 def _close(session: PhoneSession, arguments: argparse.Namespace) -> SeService:
-    flow = close_service(session.wallet, tsm=arguments.tsm, tid=arguments.tid)
-    return session.run("close", flow, arguments.tsm, arguments.tid)
+    flow = close_service(session.wallet, tsm=arguments.tsm, tid=arguments.tid, aid=arguments.aid)
+    return session.run("close", flow, arguments.tsm, arguments.tid, arguments.aid)
+
+
+def _recredit(session: PhoneSession, arguments: argparse.Namespace) -> SeService:
+    flow = recredit(
+        session.wallet, tsm=arguments.tsm, tid=arguments.tid, bank=arguments.bank,
+        software=session.settings.option_text("software"), passcode=_line(),
+    )  # fmt: skip
+    return session.run("recredit", flow, arguments.tsm, arguments.tid, arguments.bank)
 
 
 def _pay(session: PhoneSession, arguments: argparse.Namespace) -> Opening:
@@ -180,6 +195,7 @@ COMMANDS: Final[dict[str, Callable[[PhoneSession, argparse.Namespace], Answer]]]
     "register": _register,
     "issue": _issue,
     "renew": _renew,
+    "recredit": _recredit,
     "close": _close,
     "pay": _pay,
     "confirm": _confirm,

@@ -6,6 +6,7 @@ Two-key Triple DES, the block cipher that EMV's common key derivation is defined
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
@@ -77,14 +78,25 @@ def _decimal_digits(pan: str, sequence: str) -> str:
     return (decimal + letters)[:16]
 
 
-def derive_card_key(master: bytes, pan: str, *, sequence: str = "00") -> bytes:
-    """kAC of the card `pan`, with odd parity (Annex A1.4.2; for 17 to 19 digits, as ours are).
+def _diversify(pan: str, sequence: str) -> bytes:
+    # Annex A1.4.1 steps 1 and 2: 16 digits for the left half, their complement for the right.
+    if not (pan.isascii() and pan.isdecimal() and _MIN_PAN_DIGITS <= len(pan) <= _MAX_PAN_DIGITS):
+        raise CardDataInvalid("option B takes numbers of 17 to 19 digits")
+    block = bytes.fromhex(_decimal_digits(pan, sequence))
+    return block + (int.from_bytes(block, "big") ^ _ONES).to_bytes(8, "big")
+
+
+def derive_card_keys(master: bytes, pans: Iterable[str], *, sequence: str = "00") -> tuple[bytes, ...]:
+    """kAC of each card, with odd parity (Annex A1.4.2; for 17 to 19 digits, as ours are).
 
     Raises: CardKeyInvalid (master key); CardDataInvalid (number that option B is not for).
     """
     check_key(master)
-    if not (pan.isascii() and pan.isdecimal() and _MIN_PAN_DIGITS <= len(pan) <= _MAX_PAN_DIGITS):
-        raise CardDataInvalid("option B takes numbers of 17 to 19 digits")
-    block = bytes.fromhex(_decimal_digits(pan, sequence))
-    opposite = (int.from_bytes(block, "big") ^ _ONES).to_bytes(8, "big")
-    return odd_parity(encrypt_blocks(master, block + opposite))
+    keys = odd_parity(encrypt_blocks(master, b"".join(_diversify(pan, sequence) for pan in pans)))
+    return tuple(keys[start : start + KEY_BYTES] for start in range(0, len(keys), KEY_BYTES))
+
+
+def derive_card_key(master: bytes, pan: str, *, sequence: str = "00") -> bytes:
+    """kAC of one card. Raises: as `derive_card_keys`."""
+    (key,) = derive_card_keys(master, (pan,), sequence=sequence)
+    return key

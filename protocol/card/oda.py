@@ -5,6 +5,7 @@ A card's certificate names its number and covers its static data; no field of it
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Final
@@ -65,6 +66,17 @@ class IccKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Certified:
+    """What a card's certificate is to say: key, number, expiry, serial, and the static data that it covers."""
+
+    key: PublicKey
+    pan: str = field(repr=False)
+    expiry: Month
+    serial: bytes
+    static_data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Subject:
     """The fields that both kinds of certificate have, with the name still encoded."""
 
@@ -74,7 +86,8 @@ class _Subject:
     key: PublicKey
 
 
-def _certify(signer: PrivateKey, form: int, subject: _Subject, *, also: bytes, entropy: Entropy) -> Certificate:
+def _message(signer: PublicKey, form: int, subject: _Subject, *, also: bytes) -> tuple[bytes, bytes]:
+    """What is signed, and the remainder of the key."""
     # Book 2 §6.1 (data to be signed): the modulus fills the room that is left, BB fills the rest,
     # and what does not fit is the remainder.
     if len(subject.serial) != SERIAL_BYTES:
@@ -88,10 +101,9 @@ def _certify(signer: PrivateKey, form: int, subject: _Subject, *, also: bytes, e
         + recovery.SHA1_RSA
         + bytes([len(modulus), len(EXPONENT_BYTES)])
     )
-    room = recovery.capacity(signer.public) - len(head)
+    room = recovery.capacity(signer) - len(head)
     inside, remainder = modulus[:room].ljust(room, _FILLER), modulus[room:]
-    message = head + inside + remainder + EXPONENT_BYTES + also
-    return Certificate(signature=recovery.sign(signer, message, entropy), remainder=remainder, exponent=EXPONENT_BYTES)
+    return head + inside + remainder + EXPONENT_BYTES + also, remainder
 
 
 def _recover(
@@ -124,7 +136,8 @@ def certify_issuer(
 ) -> Certificate:
     """The CA's certificate for an issuer (Book 2 §6.3, format 02). Raises: CardDataInvalid; CardKeyInvalid."""
     subject = _Subject(name=encode_iin(iin), expiry=expiry, serial=serial, key=issuer)
-    return _certify(ca, _ISSUER_FORMAT, subject, also=b"", entropy=entropy)
+    message, remainder = _message(ca.public, _ISSUER_FORMAT, subject, also=b"")
+    return Certificate(signature=recovery.sign(ca, message, entropy), remainder=remainder, exponent=EXPONENT_BYTES)
 
 
 def verify_issuer_certificate(ca: CaKey, certificate: Certificate, *, today: date) -> IssuerKey:
@@ -150,8 +163,27 @@ def certify_icc(
 
     Raises: CardDataInvalid; CardKeyInvalid.
     """
-    subject = _Subject(name=encode_pan(pan), expiry=expiry, serial=serial, key=card)
-    return _certify(issuer, _ICC_FORMAT, subject, also=static_data, entropy=entropy)
+    subject = Certified(key=card, pan=pan, expiry=expiry, serial=serial, static_data=static_data)
+    (certificate,) = certify_iccs(issuer, (subject,), entropy)
+    return certificate
+
+
+def certify_iccs(issuer: PrivateKey, cards: Iterable[Certified], entropy: Entropy) -> list[Certificate]:
+    """As `certify_icc`, for many cards: all is made ready, then signed. Raises: as `certify_icc`."""
+    ready = [
+        _message(
+            issuer.public,
+            _ICC_FORMAT,
+            _Subject(name=encode_pan(card.pan), expiry=card.expiry, serial=card.serial, key=card.key),
+            also=card.static_data,
+        )
+        for card in cards
+    ]
+    signatures = recovery.sign_all(issuer, (message for message, _ in ready), entropy)
+    return [
+        Certificate(signature=signature, remainder=remainder, exponent=EXPONENT_BYTES)
+        for signature, (_, remainder) in zip(signatures, ready, strict=True)
+    ]
 
 
 def verify_icc_certificate(

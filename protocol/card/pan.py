@@ -22,14 +22,15 @@ digits, an ISO 3166-1 numeric country code; 900 to 999 are the codes left to use
 MIN_IIN_DIGITS: Final = 3
 MAX_IIN_DIGITS: Final = 8
 _SPARE_BYTES: Final = 16
+_SINGLE: Final = bytes.maketrans(b"0123456789", bytes(range(10)))
+_DOUBLED: Final = bytes.maketrans(b"0123456789", bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)))
+"""A digit's share of the Luhn sum: itself, or the digits of its double added up."""
 
 
 def check_digit(body: str) -> str:
     """The digit that completes `body` (ISO/IEC 7812-1 Annex B, Luhn)."""
-    total = 0
-    for place, digit in enumerate(reversed(body)):
-        doubled = int(digit) * (2 if place % 2 == 0 else 1)
-        total += doubled // 10 + doubled % 10
+    digits = body.encode()
+    total = sum(digits[-1::-2].translate(_DOUBLED)) + sum(digits[-2::-2].translate(_SINGLE))
     return str(-total % 10)
 
 

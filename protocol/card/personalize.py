@@ -7,6 +7,7 @@ would tell the day of issue. One private operation of the issuer's key per card.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
@@ -21,10 +22,11 @@ from protocol.card.oda import (
     SERIAL_BYTES,
     CaKey,
     Certificate,
-    certify_icc,
+    Certified,
+    certify_iccs,
     verify_issuer_certificate,
 )
-from protocol.card.pan import encode_pan, parse_pan
+from protocol.card.pan import BCD_BYTES, encode_pan, parse_pan
 from protocol.card.profile import CardControls, CardProfile
 from protocol.card.rsa import PrivateKey, PublicKey
 from protocol.errors import CardDataInvalid, CardKeyInvalid
@@ -93,43 +95,88 @@ def personalize(
     controls: CardControls,
     entropy: Entropy,
 ) -> CardData:
-    """The EMV data of one card. `card_key` comes from `possession.verify_card_key`, `expiry` from `common_expiry`.
+    """The EMV data of one card. Raises: as `personalize_all`."""
+    (data,) = personalize_all(
+        issuer, card_profile, cards=((pan, card_key),), expiry=expiry, controls=controls, entropy=entropy
+    )
+    return data
 
-    Raises: CardDataInvalid (number of another range, or card outliving its issuer or outlived by its controls);
+
+def personalize_all(
+    issuer: Issuer,
+    card_profile: CardProfile,
+    *,
+    cards: Sequence[tuple[str, PublicKey]],
+    expiry: Month,
+    controls: CardControls,
+    entropy: Entropy,
+) -> tuple[CardData, ...]:
+    """The EMV data of cards under the same controls: of each, its number and its key from
+    `possession.verify_card_keys`. `expiry` comes from `common_expiry`.
+
+    Each step is taken for all cards before the next, and the private operations follow one another: after one of
+    them the processor has forgotten all else, so that what stands between two of them costs several times as much.
+
+    Raises: CardDataInvalid (number of another range, or cards outliving their issuer or outlived by their controls);
     CardKeyInvalid (issuer key at fault); Oversize (issuer key too long for a record).
     """
-    parse_pan(pan, iin=issuer.iin)
+    _check_common(issuer, card_profile, expiry, controls)
+    for pan, _ in cards:
+        parse_pan(pan, iin=issuer.iin)
+    alike = _alike(card_profile, expiry)
+    head = _head(0x5A, BCD_BYTES)
+    static_data = [head + encode_pan(pan) + alike for pan, _ in cards]
+    certificates = certify_iccs(
+        issuer.private,
+        [
+            Certified(
+                key=key, pan=pan, expiry=expiry, serial=entropy.bytes(SERIAL_BYTES), static_data=static + profile.AIP
+            )
+            for (pan, key), static in zip(cards, static_data, strict=True)
+        ],
+        entropy,
+    )
+    application, locator = application_information(card_profile), LOCATOR.to_bytes()
+    return tuple(
+        CardData(
+            pan=pan,
+            expiry=expiry,
+            aid=card_profile.aid,
+            fci=application,
+            aip=profile.AIP,
+            afl=locator,
+            records=(
+                Record(sfi=DATA_FILE, number=1, data=_head(afl.RECORD_TEMPLATE, len(static)) + static),
+                *_issuer_records(issuer.ca_index, issuer.certificate, certificate.remainder, certificate.exponent),
+                Record(
+                    sfi=KEY_FILE, number=3, data=_certificate_head(len(certificate.signature)) + certificate.signature
+                ),
+            ),
+            certificate=certificate,
+        )
+        for (pan, _), static, certificate in zip(cards, static_data, certificates, strict=True)
+    )
+
+
+def _check_common(issuer: Issuer, card_profile: CardProfile, expiry: Month, controls: CardControls) -> None:
     if card_profile.aid[:RID_BYTES] != issuer.rid:
         raise CardDataInvalid("application is of another provider than the CA key")
     if expiry > issuer.expiry:
         raise CardDataInvalid("card would outlive the issuer's certificate")
     if controls.valid_until_s > expiry.ends_at_s:
         raise CardDataInvalid("controls would outlive the card")
-    static_data = tlv.encode(0x5A, encode_pan(pan)) + _alike(card_profile, expiry)
-    certificate = certify_icc(
-        issuer.private,
-        card_key,
-        pan=pan,
-        expiry=expiry,
-        serial=entropy.bytes(SERIAL_BYTES),
-        static_data=static_data + profile.AIP,
-        entropy=entropy,
-    )
-    issuer_records = _issuer_records(issuer.ca_index, issuer.certificate, certificate.remainder, certificate.exponent)
-    return CardData(
-        pan=pan,
-        expiry=expiry,
-        aid=card_profile.aid,
-        fci=application_information(card_profile),
-        aip=profile.AIP,
-        afl=LOCATOR.to_bytes(),
-        records=(
-            Record(sfi=DATA_FILE, number=1, data=tlv.encode(afl.RECORD_TEMPLATE, static_data)),
-            *issuer_records,
-            make_record(KEY_FILE, 3, (0x9F46, certificate.signature)),
-        ),
-        certificate=certificate,
-    )
+
+
+@lru_cache(maxsize=64)
+def _head(tag: int, length: int) -> bytes:
+    """Tag and length of an object that every card has, of one size."""
+    return tlv.encode(tag, bytes(length))[:-length]
+
+
+@lru_cache(maxsize=64)
+def _certificate_head(length: int) -> bytes:
+    """What stands before the card's certificate in its record. Raises: Oversize."""
+    return make_record(KEY_FILE, 3, (0x9F46, bytes(length))).data[:-length]
 
 
 @lru_cache(maxsize=64)

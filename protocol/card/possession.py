@@ -7,6 +7,7 @@ AUTHENTICATE signs the four bytes that our DDOL asks for. An applet must therefo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 import gmpy2
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from protocol.ports import Entropy
 
 NUMBER_BYTES: Final = 8
-_SMALL_FACTORS: Final = int(gmpy2.primorial(1 << 12))
+_SMALL_FACTORS: Final = gmpy2.primorial(1 << 12)
 """Product of all primes under 4096: one gcd finds any of them (NIST SP 800-89 §5.3.3 asks for those under 752)."""
 _CLOSE_PRIME_STEPS: Final = 64
 """Fermat's method finds the factors at once when they are nearly equal (CVE-2022-26320); step 0 finds squares."""
@@ -46,22 +47,36 @@ def verify_possession(key: PublicKey, digest: bytes, signature: bytes) -> Public
     return key
 
 
-def verify_card_key(modulus: bytes, exponent: bytes = EXPONENT_BYTES) -> PublicKey:
-    """PK_C, if it has the one size and exponent of card keys and none of the cheap weaknesses (TW-G5a).
+def verify_card_keys(moduli: Iterable[bytes], exponent: bytes = EXPONENT_BYTES) -> tuple[PublicKey, ...]:
+    """Each PK_C, if all have the one size and exponent of card keys and none of the cheap weaknesses (TW-G5a).
 
     A modulus that is weak in ways that cost more to find is the requester's own loss: the SE vouches for the key
     under S_TID, so the weakness repudiates nothing.
     Raises: CardKeyInvalid.
     """
-    key = PublicKey.from_bytes(modulus, exponent)
-    if len(modulus) != ICC_BITS // 8:
-        raise CardKeyInvalid("card key is not of 1408 bits")
-    if gmpy2.gcd(key.modulus, _SMALL_FACTORS) != 1:
+    keys = []
+    for modulus in moduli:
+        if len(modulus) != ICC_BITS // 8:
+            raise CardKeyInvalid("card key is not of 1408 bits")
+        keys.append(PublicKey.from_bytes(modulus, exponent))
+    # A factor of any modulus is one of their product, which a single gcd then sees.
+    product = gmpy2.mpz(1)
+    for key in keys:
+        product = product * key.modulus % _SMALL_FACTORS
+    if gmpy2.gcd(product, _SMALL_FACTORS) != 1:
         raise CardKeyInvalid("modulus has a small factor")
-    root = gmpy2.isqrt(key.modulus - 1) + 1
-    rest = root * root - key.modulus
-    for _ in range(_CLOSE_PRIME_STEPS):
+    for key in keys:
+        _check_distance(gmpy2.mpz(key.modulus))
+    return tuple(keys)
+
+
+def _check_distance(modulus: gmpy2.mpz) -> None:
+    # root² - modulus is to be a square. Squares are 0 or 1 modulo 4, so root is odd if the modulus is 1 modulo 4, and
+    # even if it is 3: every other step is known to fail.
+    root = gmpy2.isqrt(modulus - 1) + 1
+    root += (root ^ modulus >> 1 ^ 1) & 1
+    rest, growth = root * root - modulus, 4 * root + 4
+    for _ in range(0, _CLOSE_PRIME_STEPS, 2):
         if gmpy2.is_square(rest):
             raise CardKeyInvalid("modulus is a square or has nearly equal factors")
-        root, rest = root + 1, rest + 2 * root + 1
-    return key
+        rest, growth = rest + growth, growth + 8

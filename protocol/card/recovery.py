@@ -7,6 +7,7 @@ covers both. X = 6A ‖ first part ‖ hash ‖ BC.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from protocol.card.rsa import PrivateKey, PublicKey
@@ -42,11 +43,20 @@ def sign(key: PrivateKey, message: bytes, entropy: Entropy) -> bytes:
 
     Raises: CardDataInvalid (message too short); CardKeyInvalid (key at fault).
     """
-    room = capacity(key.public)
+    return key.apply(_format(key.public, message), entropy)
+
+
+def sign_all(key: PrivateKey, messages: Iterable[bytes], entropy: Entropy) -> list[bytes]:
+    """Sign each, one private operation right after the other. Raises: as `sign`."""
+    blocks = [_format(key.public, message) for message in messages]
+    return [key.apply(block, entropy) for block in blocks]
+
+
+def _format(key: PublicKey, message: bytes) -> bytes:
+    room = capacity(key)
     if len(message) < room:
         raise CardDataInvalid("message does not fill the signature")
-    block = bytes([HEADER]) + message[:room] + digest(message) + bytes([TRAILER])
-    return key.apply(block, entropy)
+    return bytes([HEADER]) + message[:room] + digest(message) + bytes([TRAILER])
 
 
 def recover(key: PublicKey, signature: bytes, rest: bytes) -> bytes:

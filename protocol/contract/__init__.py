@@ -21,11 +21,7 @@ RPCS: Final[tuple[Rpc, ...]] = (*BANK, *TSM, *MERCHANT, *SE, *SP)
 MUTUAL_ONLY: Final = frozenset({"Bank", "SecureElement", "Merchant"})
 """Services that take no call without a certificate of the CA, whether a step looks at it or not."""
 
-NOT_SERVED: Final[dict[str, str]] = {
-    "Bank.SubmitClaim": "SETTLE",
-    "Bank.RequestTrace": "TRACE",
-    "Tsm.SettleBatch": "SETTLE",
-}
+NOT_SERVED: Final[dict[str, str]] = {}
 """RPCs of the .proto files that no step answers yet, and the phase that they belong to."""
 
 __all__ = [

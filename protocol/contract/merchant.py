@@ -12,7 +12,7 @@ from protocol.types import Role
 _TILL: Final[tuple[tuple[str, type[Message], tuple[str, ...]], ...]] = (
     ("StartSale", StartSale, ("CARD_DATA_INVALID", "IDENTIFIER_TAKEN", "WRONG_STATE")),
     ("GetSale", GetSale, ("PURCHASE_UNKNOWN",)),
-    ("CancelSale", CancelSale, ("PURCHASE_UNKNOWN", "WRONG_STATE")),
+    ("CancelSale", CancelSale, ("PURCHASE_UNKNOWN", "WRONG_STATE", "ALREADY_SETTLED")),
     ("RefundSale", RefundSale, ("PURCHASE_UNKNOWN", "WRONG_STATE", "IDENTIFIER_TAKEN", "LIMIT_EXCEEDED")),
 )
 

@@ -8,7 +8,9 @@ from protocol.contract.rpc import Form, Key, SignedObject
 from protocol.messages.account import AccountKeysByAid, AccountKeysBySe
 from protocol.messages.attest import LaunchPass, PossessionForCards, PossessionForSession
 from protocol.messages.enroll import PinReopening, SecureElementStatement
-from protocol.messages.service import BankInfo, Promise, TidCertificate, TsmInfo
+from protocol.messages.service import BankInfo, Promise, RecreditOffer, TidCertificate, TsmInfo
+from protocol.messages.statement import Statement
+from protocol.messages.trace import AuditEntry, TraceAnswer, TraceApproval
 
 OBJECTS: Final = (
     SignedObject(
@@ -54,6 +56,26 @@ OBJECTS: Final = (
     SignedObject(
         message=TidCertificate, signer=Key.TSM, audience="TID", form=Form.SIGNED,
         carried_in="service-account.certificate", steps=("TID-4",),
+    ),
+    SignedObject(
+        message=RecreditOffer, signer=Key.TSM, audience="TID", form=Form.SIGNED,
+        carried_in="cards-active.recredit", steps=(),
+    ),
+    SignedObject(
+        message=TraceApproval, signer=Key.OFFICER, audience="ID_B", form=Form.SIGNED,
+        carried_in="the bank's tables, under the case", steps=(),
+    ),
+    SignedObject(
+        message=TraceAnswer, signer=Key.BANK, audience="the requester", form=Form.SEALED,
+        carried_in="trace-state.answer", steps=(),
+    ),
+    SignedObject(
+        message=AuditEntry, signer=Key.BANK, audience="ID_B", form=Form.SIGNED,
+        carried_in="the bank's log of traces", steps=(),
+    ),
+    SignedObject(
+        message=Statement, signer=Key.TSM, audience="the counterparty", form=Form.SIGNED,
+        carried_in="a file; a bank's and a merchant's, under SK_B and SK_M, are alike", steps=(),
     ),
 )  # fmt: skip
 """Messages that are never a whole request or reply."""

@@ -36,6 +36,7 @@ class Key(StrEnum):
     TERMINAL = "terminal key"
     SP = "SK_SP"
     WALLET = "wallet key"
+    OFFICER = "officer's key"
     ONCE = "one-time key"
 
 

@@ -92,7 +92,7 @@ SE: Final = (
         *PARTY, "PAYMENT_CLOSED", "WRONG_STATE",
     ),
     _command(
-        "OpenService", "service", SeOpenService, SeService, ("TID-4", "CARD-5"),
+        "OpenService", "answer", SeOpenService, SeService, ("TID-4", "CARD-5"),
         *PARTY, "DECRYPTION_FAILED", "NONCE_MISMATCH", "FIELD_MISMATCH", "WRONG_STATE",
     ),
     _command(

@@ -25,6 +25,7 @@ from protocol.messages.service import (
     ServiceOffer,
     ServiceRequest,
 )
+from protocol.messages.settle import Payout, Settlement
 from protocol.schema import Message
 from protocol.types import Role
 
@@ -34,7 +35,7 @@ _TERMINAL: Final = ("UNKNOWN_KEY", "WRONG_PEER", "FIELD_MISMATCH")
 _PAY: Final[tuple[tuple[str, str, type[Message], type[Message], tuple[str, ...]], ...]] = (
     ("Authorize", "authorize", Authorization, AuthorizationDecision, ()),
     ("AuthorizeBatch", "authorize", AuthorizationBatch, AuthorizationDecisions, ()),
-    ("Reverse", "giveback", Reversal, Reversed, ("WRONG_STATE",)),
+    ("Reverse", "giveback", Reversal, Reversed, ("WRONG_STATE", "ALREADY_SETTLED")),
     (
         "Refund", "giveback", Refund, Refunded,
         ("PURCHASE_UNKNOWN", "WRONG_STATE", "IDENTIFIER_TAKEN", "LIMIT_EXCEEDED"),
@@ -53,17 +54,17 @@ TSM: Final = (
         session="SID", request=CreditProof, request_form=Form.UNDER_K, request_signer=Key.TID,
         reply=ServiceAccount, reply_form=Form.UNDER_K, reply_signer=Key.TSM,
         step="protocol.roles.tsm.register.ProveCreditStep",
-        codes=(  # the last four are the bank's, passed on
+        codes=(  # the last five are the bank's, passed on
             "UNKNOWN_SESSION", "FIELD_MISMATCH", "NONCE_MISMATCH", "COMMITMENT_MISMATCH", *PARTY, "PASS_INVALID",
-            "POSSESSION_INVALID", "IDENTIFIER_TAKEN", "CREDIT_MISMATCH", "WRONG_STATE",
-            "AID_ALREADY_GRANTED", "WRONG_PEER",
+            "POSSESSION_INVALID", "IDENTIFIER_TAKEN", "ACCOUNT_STOPPED", "CREDIT_MISMATCH", "WRONG_STATE",
+            "AID_ALREADY_GRANTED", "LIMIT_EXCEEDED", "WRONG_PEER",
         ),
     ),
     Rpc(
         service="Tsm", name="RequestCards", steps=("CARD-1/2",),
         request=CardRequest, request_form=Form.SEALED, request_signer=Key.TID,
         reply=CardChallenge, reply_form=Form.UNDER_K, reply_signer=Key.TSM,
-        step="protocol.roles.tsm.cards.RequestCardsStep", codes=("UNKNOWN_KEY", "WRONG_STATE"),
+        step="protocol.roles.tsm.cards.RequestCardsStep", codes=("UNKNOWN_KEY", "WRONG_STATE", "ACCOUNT_STOPPED"),
     ),
     Rpc(
         service="Tsm", name="IssueCards", steps=("CARD-3", "CARD-4"), session=_CARD_SESSION,
@@ -72,7 +73,7 @@ TSM: Final = (
         step="protocol.roles.tsm.cards.IssueCardsStep",
         codes=(
             "UNKNOWN_SESSION", "NONCE_MISMATCH", "FIELD_MISMATCH", "CARD_KEY_INVALID", "GRANT_UNKNOWN", *PARTY,
-            "PASS_INVALID", "POSSESSION_INVALID", "WRONG_STATE", "IDENTIFIER_TAKEN",
+            "PASS_INVALID", "POSSESSION_INVALID", "WRONG_STATE", "IDENTIFIER_TAKEN", "ACCOUNT_STOPPED",
         ),
     ),
     Rpc(
@@ -80,7 +81,7 @@ TSM: Final = (
         request=CardActivation, request_form=Form.UNDER_K, request_signer=Key.TID,
         reply=CardsActive, reply_form=Form.UNDER_K, reply_signer=Key.TSM,
         step="protocol.roles.tsm.cards.ActivateCardsStep",
-        codes=("UNKNOWN_SESSION", "NONCE_MISMATCH", "FIELD_MISMATCH", "WRONG_STATE"),
+        codes=("UNKNOWN_SESSION", "NONCE_MISMATCH", "FIELD_MISMATCH", "WRONG_STATE", "ACCOUNT_STOPPED"),
     ),
     Rpc(
         service="Tsm", name="SignOn", steps=(), tls=(Role.MERCHANT,),
@@ -96,6 +97,16 @@ TSM: Final = (
             step=f"protocol.roles.tsm.{module}.{name}Step", codes=(*_TERMINAL, *codes),
         )
         for name, module, request, reply, codes in _PAY
+    ),
+    Rpc(
+        service="Tsm", name="SettleBatch", steps=(), tls=(Role.MERCHANT,),
+        request=Settlement, request_form=Form.SIGNED, request_signer=Key.MERCHANT,
+        reply=Payout, reply_form=Form.SIGNED, reply_signer=Key.TSM,
+        step="protocol.roles.tsm.settle.SettleBatchStep",
+        codes=(
+            "UNKNOWN_KEY", "WRONG_PEER", "PURCHASE_UNKNOWN", "WRONG_STATE", "FIELD_MISMATCH", "ALREADY_SETTLED",
+            "IDENTIFIER_TAKEN",
+        ),
     ),
     Rpc(
         service="Tsm", name="CloseAccount", steps=(), session="SHA-256(SID)",

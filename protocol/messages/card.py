@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from functools import lru_cache
+from typing import Annotated, ClassVar, Final
 
+from protocol import codec
 from protocol.schema import (
     Bytes,
     Currency,
@@ -24,6 +26,7 @@ from protocol.schema import (
 from protocol.types import MAX_CARDS
 
 PAN = Text(19, "[0-9]{19}")
+MAX_OFFER_BYTES: Final = 4096
 MODULUS = Bytes(176, 176)
 """A 1408-bit RSA modulus."""
 
@@ -135,6 +138,52 @@ class CardsIssued(Message):
     n_t: Nonce
     cards: Annotated[tuple[Card, ...], Many(Nested(Card), 1, MAX_CARDS)]
 
+    def to_bytes(self) -> bytes:
+        """What the base class gives, from parts: most of a card's bytes are the same in all cards of a batch."""
+        head = codec.encode({"n_t": self.n_t, "n_u": self.n_u, "tid": self.tid, "cards": []})
+        return head[:-1] + _array_head(len(self.cards)) + b"".join(map(_card_bytes, self.cards))
+
+
+def _card_bytes(card: Card) -> bytes:
+    # Deterministic order of keys: shorter before longer, then by their bytes.
+    emv = card.emv
+    before, after = _application_parts(emv.afl, emv.aip, emv.fci, emv.application, len(emv.records))
+    parts = [b"\xa8\x63emv", before]
+    for record in emv.records:
+        record_before, record_after = _place_parts(record.sfi, record.number)
+        parts += (record_before, codec.encode(record.data), record_after)
+    parts += (after, b"\x63pan", codec.encode(card.pan), b"\x64k_ac", codec.encode(card.k_ac))
+    parts += (_terms(card.controls, card.currency, card.limit_minor, card.expires_at_s),)
+    parts += (b"\x6ficc_certificate", codec.encode(card.icc_certificate))
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=64)
+def _application_parts(afl: bytes, aip: bytes, fci: bytes, application: bytes, records: int) -> tuple[bytes, bytes]:
+    """What stands before and after the records in the map of an EmvData."""
+    before = codec.encode({"afl": afl, "aip": aip, "fci": fci})[1:]
+    return (
+        b"\xa5" + before + codec.encode("records") + _array_head(records),
+        codec.encode("application") + codec.encode(application),
+    )
+
+
+@lru_cache(maxsize=64)
+def _place_parts(sfi: int, number: int) -> tuple[bytes, bytes]:
+    """What stands before and after the data in the map of an EmvRecord."""
+    return b"\xa3\x63sfi" + codec.encode(sfi) + b"\x64data", codec.encode({"number": number})[1:]
+
+
+@lru_cache(maxsize=64)
+def _terms(controls: Controls, currency: str, limit_minor: int, expires_at_s: int) -> bytes:
+    """Those entries in the map of a Card that all cards of a batch have alike."""
+    terms = {"controls": controls.plain(), "currency": currency, "limit_minor": limit_minor}
+    return codec.encode(terms | {"expires_at_s": expires_at_s})[1:]
+
+
+def _array_head(length: int) -> bytes:
+    return codec.encode([0] * length)[:-length]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardActivation(Message):
@@ -147,9 +196,10 @@ class CardActivation(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardsActive(Message):
-    """T → U `{S_T(TID, N_T, number)}K`."""
+    """T → U `{S_T(TID, N_T, number, recredit)}K`; `recredit` is a signed `RecreditOffer`, or empty."""
 
     NAME: ClassVar[str] = "cards-active"
     tid: Identifier
     n_t: Nonce
     number: Annotated[int, Uint(MAX_CARDS)]
+    recredit: Annotated[bytes, Bytes(0, MAX_OFFER_BYTES)]

@@ -35,6 +35,7 @@ from protocol.types import MAX_CARDS, Purpose
 
 MAX_CARRIED = 256 * 1024
 MAX_READY = 1024
+MAX_CREDITS = 64
 PIN = Text(12, "[0-9]{4,12}")
 TIME = Uint(MAX_TIME_S)
 Carried: TypeAlias = Annotated[bytes, Bytes(1, MAX_CARRIED)]
@@ -202,13 +203,16 @@ class SeGenerateServiceKeys(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeMakeBankInfo(Message):
-    """TID-2a: open the offer, commit to the SE's own TID key, and make BINFO for this AID; `nonce1` comes back."""
+    """TID-2a: open the offer, commit to the SE's own TID key, and make BINFO for this AID; `nonce1` comes back.
+
+    `reply` is TID-1b. It is empty for RECREDIT, whose offer the SE keeps already.
+    """
 
     NAME: ClassVar[str] = "se-make-bank-info"
     MAX_BYTES: ClassVar[int] = MAX_CARRIED + 2048
     tid: Identifier
     aid: Identifier
-    reply: Carried
+    reply: Annotated[bytes, Bytes(0, MAX_CARRIED)]
     nonce1: Nonce
 
 
@@ -224,12 +228,16 @@ class SeBankInfo(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeSignService(Message):
-    """One typed statement of SK_TID, sealed for the TSM. `maximum_minor` is the user's own maximum (TID-0)."""
+    """One typed statement of SK_TID, sealed for the TSM. `maximum_minor` is the user's own maximum (TID-0).
+
+    `aid` names the grant that CLOSE_ACCOUNT gives back; empty for the one that ends first, and for other statements.
+    """
 
     NAME: ClassVar[str] = "se-sign-service"
     tid: Identifier
     statement: Annotated[Statement, Choice(Statement)]
     maximum_minor: Minor
+    aid: Annotated[str, Text(64, "[a-z0-9.-]*")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,7 +252,10 @@ class SeOpenService(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeService(Message):
-    """SE → wallet: the service account as the TSM confirmed it; `state` is its next expectation."""
+    """SE → wallet: the service account, and the credit that the TSM confirmed last; `state` is its next expectation.
+
+    An account whose last grant was given back is CLOSED. `recredit`: with this answer the TSM asks for further credit.
+    """
 
     NAME: ClassVar[str] = "se-service"
     tid: Identifier
@@ -252,6 +263,7 @@ class SeService(Message):
     expires_at_s: TimeS
     limit_minor: Minor
     currency: Annotated[str, Text(3, "([A-Z]{3})?")]
+    recredit: Annotated[bool, Flag()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -375,6 +387,23 @@ class Pool(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Credit(Record):
+    """An anonymous account that can be used, and `tid`, the service account that it is granted to: empty for none yet.
+
+    Bounds, not what was spent: the SE does not see what the TSM books.
+    """
+
+    NAME: ClassVar[str] = "credit"
+    aid: Identifier
+    bank: Identifier
+    tsm: Identifier
+    tid: Annotated[str, Text(64, "[a-z0-9.-]*")]
+    expires_at_s: TimeS
+    limit_minor: Minor
+    currency: Currency
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SeStatus(Message):
     """What does the SE hold?"""
 
@@ -383,7 +412,10 @@ class SeStatus(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeState(Message):
-    """SE → wallet: names and counts only; masked numbers, no key, no full PAN (TW-S1)."""
+    """SE → wallet: names and counts only; masked numbers, no key, no full PAN (TW-S1).
+
+    `recredits` are the TIDs for which the TSM asks for further credit.
+    """
 
     NAME: ClassVar[str] = "se-state"
     MAX_BYTES: ClassVar[int] = 64 * 1024
@@ -393,5 +425,7 @@ class SeState(Message):
     tids: Annotated[tuple[str, ...], Many(Text(64, "[a-z0-9.-]+"), 0, 64)]
     cards: Annotated[tuple[str, ...], Many(Text(19, "[0-9*]{19}"), 0, MAX_READY)]
     pools: Annotated[tuple[Pool, ...], Many(Nested(Pool), 0, 64)]
+    credits: Annotated[tuple[Credit, ...], Many(Nested(Credit), 0, MAX_CREDITS)]
+    recredits: Annotated[tuple[str, ...], Many(Text(64, "[a-z0-9.-]+"), 0, 64)]
     pin: Annotated[str, Text(32, "[A-Z_]+")]
     opening: Annotated[Opening, Nested(Opening)]

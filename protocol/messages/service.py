@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated, ClassVar, Final, TypeAlias
 
 from protocol.schema import (
     Bytes,
+    Choice,
     Currency,
     Digest,
     Identifier,
@@ -175,6 +177,30 @@ class ServiceAccount(Message):
     limit_minor: Minor
     currency: Currency
     certificate: Object
+
+
+class RecreditReason(StrEnum):
+    """Why the TSM asks for further credit."""
+
+    BALANCE_LOW = "balance-low"
+    """Less than a fifth is left of what the banks granted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecreditOffer(Message):
+    """RECREDIT T → U `S_T(TID, PK_TID, N_U, SID', N_T', reason)`, in the reply to CARD-5, under K (ADR-0029).
+
+    TID-2 … TID-4 may be gone through once more with SID', under the same TID and K, with an AID of another bank. N_U is
+    that of CARD-1: the offer belongs to this exchange of this TID.
+    """
+
+    NAME: ClassVar[str] = "recredit-offer"
+    tid: Identifier
+    pk_tid: PublicKeyBytes
+    n_u: Nonce
+    sid: Sid
+    n_t: Nonce
+    reason: Annotated[RecreditReason, Choice(RecreditReason)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

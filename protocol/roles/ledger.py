@@ -42,12 +42,17 @@ def post(
     """The entry as a write; none when nothing moves."""
     if amount_minor == 0:
         return ()
-    name = sha256(b"tapveil-entry", kind.encode(), debit.encode(), credit.encode(), ref)
     entry = Entry(
-        entry=name, debit=debit, credit=credit, amount_minor=amount_minor, currency=currency, kind=kind.value, ref=ref,
-        at_s=at_s,
+        entry=entry_name(kind, debit=debit, credit=credit, ref=ref), debit=debit, credit=credit,
+        amount_minor=amount_minor, currency=currency, kind=kind.value, ref=ref, at_s=at_s,
     )  # fmt: skip
     return (Insert(LEDGER, entry),)
+
+
+def entry_name(kind: EntryKind, *, debit: str, credit: str, ref: bytes) -> bytes:
+    """SHA-256 of the fields, each behind its length (4 bytes): one movement between two accounts for one cause."""
+    fields = (b"tapveil-entry", kind.encode(), debit.encode(), credit.encode(), ref)
+    return sha256(*(part for field in fields for part in (len(field).to_bytes(4, "big"), field)))
 
 
 def balances(entries: Iterable[Entry]) -> dict[tuple[str, str], int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import random
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -349,14 +349,12 @@ class SerialOfTid(IssueCardsStep):
         tid = incoming.facts.service.tid
 
         class Numbering:
-            new_pan = issuer.new_pan
-
-            def personalize(self, *, entropy: Entropy, **named: Any) -> Card:
+            def issue(self, moduli: Sequence[bytes], *, entropy: Entropy, **named: Any) -> tuple[Card, ...]:
                 class Serial:
                     def bytes(self, n: int, /) -> bytes:
                         return sha256(tid.encode())[:3] if n == 3 else entropy.bytes(n)
 
-                return issuer.personalize(entropy=Serial(), **named)
+                return issuer.issue(moduli, entropy=Serial(), **named)
 
         step = IssueCardsStep(replace(self._tsm, issuer=Numbering()))
         return step.prepare(incoming, ctx)

@@ -49,9 +49,9 @@ from protocol.messages.se import (
 from protocol.messages.service import ServiceAccount
 from protocol.pki import Identity, Use
 from protocol.ports import Entropy
+from protocol.roles.se.answer import OpenServiceStep
 from protocol.roles.se.card import InstallCardsStep
 from protocol.roles.se.party import SecureElement
-from protocol.roles.se.service import OpenServiceStep
 from protocol.roles.se.tables import SERVICE_KEYS, VIRTUAL_CARDS, ServiceKeys, VirtualCard
 from protocol.roles.tsm.cards import ActivateCardsStep, Activating, IssueCardsStep, Issuing
 from protocol.roles.tsm.tables import CARDS, SERVICES

@@ -89,7 +89,7 @@ def test_the_wallet_has_no_words_for_it(world: World, changes: dict[str, int]) -
     with refused(world, Malformed, "MALFORMED"):
         raw_command(world, phone, "MakeBankInfo", message, SeBankInfo, **changes)
     command(world, phone, "MakeBankInfo", message, SeBankInfo)
-    proof = SeSignService(tid=made.handle, statement=Statement.CREDIT_PROOF, maximum_minor=0)
+    proof = SeSignService(tid=made.handle, statement=Statement.CREDIT_PROOF, maximum_minor=0, aid="")
     with refused(world, Malformed, "MALFORMED"):
         raw_command(world, phone, "SignService", proof, SealedRequest, **changes)
 

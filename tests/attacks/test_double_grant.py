@@ -13,16 +13,16 @@ from protocol.ports import Entropy
 from protocol.roles.bank.account import CertifyAccountStep
 from protocol.roles.bank.grant import ApproveGrantStep, Granting
 from protocol.roles.bank.party import BankPolicy
-from protocol.roles.bank.tables import ANONYMOUS_ACCOUNTS, CUSTOMERS, LIVE_GRANTS
+from protocol.roles.bank.tables import ANONYMOUS_ACCOUNTS, CUSTOMERS, GRANTS, LIVE_GRANTS
 from protocol.roles.tsm.tables import TID_LIST
 from protocol.rows import Decision, Rows
 
 
 class NoUniqueAid(ApproveGrantStep):
-    """A bank without UNIQUE(AID) over live grants."""
+    """A bank without UNIQUE(AID) over live grants, and that does not ask for an earlier grant's closing claim."""
 
     def decide(self, rows: Rows, facts: Granting, now_s: int, entropy: Entropy) -> Decision:
-        return overwriting(super().decide(Hiding(rows, LIVE_GRANTS), facts, now_s, entropy), rows)
+        return overwriting(super().decide(Hiding(rows, LIVE_GRANTS, GRANTS), facts, now_s, entropy), rows)
 
 
 def lent(world: World, aid: str) -> int:

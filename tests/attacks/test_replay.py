@@ -19,6 +19,7 @@ from support.attacker import (
     unseal,
     unusable,
 )
+from support.claims import close_released
 from support.world import Phone, World
 
 from protocol import cose, envelope
@@ -36,7 +37,7 @@ from protocol.errors import (
 )
 from protocol.messages.service import GrantApproval, GrantRelease, GrantRequest, Promise, TsmInfo
 from protocol.ports import Entropy
-from protocol.roles.bank.grant import ReleaseGrantStep, Releasing
+from protocol.roles.bank.grant import ApproveGrantStep, ReleaseGrantStep, Releasing
 from protocol.roles.bank.tables import GRANTS, LIVE_GRANTS, LiveGrant
 from protocol.roles.tsm.register import Granted, ProveCreditStep, Proving
 from protocol.roles.tsm.tables import SERVICES, TID_LIST
@@ -270,6 +271,13 @@ class AidOnly(ReleaseGrantStep):
         return super().decide(Hiding(rows, GRANTS), facts, now_s, entropy)
 
 
+class Unclosed(ApproveGrantStep):
+    """A bank that does not ask for an earlier grant's closing claim."""
+
+    def check_spent(self, rows: Rows, aid: str) -> None:
+        return
+
+
 def old_release(world: World) -> tuple[Phone, str, Wire]:
     """An honest TSM signed two releases of one session; the network kept the first. Then the AID was granted anew."""
     phone = world.ready()
@@ -290,6 +298,7 @@ def old_release(world: World) -> tuple[Phone, str, Wire]:
         world.run(phone, close_service(phone.wallet, tsm="tsm-1", tid=tid))
     world.run(phone, close_service(phone.wallet, tsm="tsm-1", tid=tid))
     world.parties["bank-a"] = bank
+    close_released(world)
     world.service(phone, aid)
     assert active(world, "tsm-1") == [aid]
     return phone, aid, kept[0]
@@ -305,6 +314,7 @@ def test_an_old_release_frees_nothing(world: World) -> None:
         world.deliver("bank-a", "Bank.ReleaseGrant", release, peer)
 
     swap(world, "bank-a", AidOnly)
+    swap(world, "bank-a", Unclosed)
     world.deliver("bank-a", "Bank.ReleaseGrant", release, peer)
     assert (live(world), active(world, "tsm-1")) == ([], [aid])
     owner, second = Owner.of(world, phone, aid), ForeignTid.make(world, tsm="tsm-2").open()

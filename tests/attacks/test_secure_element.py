@@ -348,7 +348,7 @@ def test_the_se_obeys_the_enrolled_wallet_only(world: World) -> None:
     credit."""
     phone = world.ready()
     tid = world.service(phone, world.account(phone))
-    message = SeSignService(tid=tid, statement=Statement.CARD_REQUEST, maximum_minor=0)
+    message = SeSignService(tid=tid, statement=Statement.CARD_REQUEST, maximum_minor=0, aid="")
     program = Signer(name=phone.name, key=world.key())
     wire = Wire(cose=envelope.sign(program, message, audience=phone.name, stamp=stamp(world)))
     with refused(world, SignatureInvalid, "SIGNATURE_INVALID"):

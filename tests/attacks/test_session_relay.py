@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from support.attacker import CorruptTsm, Hiding, evidence, nonce, overwriting, refused, swap
+from support.claims import close_released
 from support.world import World
 
 from protocol.envelope import Wire
@@ -82,6 +83,7 @@ def released(world: World) -> tuple[str, TsmInfo, bytes]:
     aid = world.account(phone)
     tid = world.service(phone, aid)
     world.run(phone, close_service(phone.wallet, tsm="tsm-1", tid=tid))
+    close_released(world)
     assert live(world) == []
     (proof,), (info,) = evidence(world, "tsm-1", CreditProof), evidence(world, "tsm-1", TsmInfo)
     return aid, info, proof.binfo

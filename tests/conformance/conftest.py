@@ -128,6 +128,7 @@ def played_bank(bundle: Bundle, with_tsm: None) -> Iterator[PlayedBank]:
     if bundle.played_bank is None:
         pytest.skip("the bundle has no bank to play")
     bank = PlayedBank(bundle, bundle.played_bank)
+    bank.await_listed()  # without a list nothing is approved
     yield bank
     bank.close()
     assert not bank.faults, "the TSM asked the bank wrongly"

@@ -107,6 +107,10 @@ OPENING = record(
     merchant_name=text("[ -~]*", 40),
 )  # fmt: skip
 NAME = text("[a-z0-9.-]+")
+CREDIT = record(
+    aid=IDENTIFIER, bank=IDENTIFIER, tsm=IDENTIFIER, tid=text("[a-z0-9.-]*"), expires_at_s=TIME, limit_minor=MINOR,
+    currency=CURRENCY,
+)  # fmt: skip
 
 PAYLOADS: dict[str, Check] = {
     "challenge": record(n_b=NONCE),
@@ -133,6 +137,16 @@ PAYLOADS: dict[str, Check] = {
         limit_minor=MINOR, currency=CURRENCY, key=KEY,
     ),
     "grant-release": record(aid=IDENTIFIER, sid=SID),
+    **dict.fromkeys(
+        ("claim", "claim-accepted"),
+        record(
+            aid=IDENTIFIER, sid_digest=DIGEST, sequence=number(1_000_000), claimed_minor=MINOR, credited_minor=MINOR,
+            currency=CURRENCY, root=DIGEST, closing=flag,
+        ),
+    ),
+    "list-stops": record(),
+    "trace-state": record(case=SALE, progress=text("EXPECT_OFFICERS|ANSWERED|REFUSED"), answer=octets(0, 4096)),
+    "stop-list": record(minute_s=TIME, stops=many(record(aid=IDENTIFIER, kind=text("FROZEN|DELETED")), 0, 4096)),
     "service-offer": record(tid=IDENTIFIER, pk_tid=POINT, n_u=NONCE, sid=SID, n_t=NONCE, key=KEY),
     "service-account": record(
         tid=IDENTIFIER, sid=SID, n_u=NONCE, com=DIGEST, expires_at_s=TIME, limit_minor=MINOR, currency=CURRENCY,
@@ -142,18 +156,22 @@ PAYLOADS: dict[str, Check] = {
     "account-closed": record(tid=IDENTIFIER, sid=SID),
     "card-challenge": record(tid=IDENTIFIER, n_u=NONCE, n_t=NONCE),
     "cards-issued": record(tid=IDENTIFIER, n_u=NONCE, n_t=NONCE, cards=many(CARD, 1, 32)),
-    "cards-active": record(tid=IDENTIFIER, n_t=NONCE, number=number(32)),
+    "cards-active": record(tid=IDENTIFIER, n_t=NONCE, number=number(32), recredit=octets(0, 4096)),
+    "recredit-offer": record(
+        tid=IDENTIFIER, pk_tid=POINT, n_u=NONCE, sid=SID, n_t=NONCE, reason=text("balance-low"),
+    ),
     "signed-on": record(terminal=TERMINAL, terminal_key=POINT, expires_at_s=TIME),
     "authorization-decision": record(decided=DECIDED),
     "authorization-decisions": record(decided=many(DECIDED, 1, 32)),
     "reversed": record(sale=SALE, amount_minor=MINOR, currency=text("([A-Z]{3})?")),
     "refunded": record(sale=SALE, refund=SALE, amount_minor=MINOR, refunded_minor=MINOR, currency=CURRENCY),
+    "payout": record(batch=SALE, currency=CURRENCY, total_minor=MINOR),
     "se-opening": record(opening=OPENING),
     "se-pin": record(state=text("[A-Z_]+", 32), entries_left=number(16)),
     "se-state": record(
         open=flag, banks=many(NAME, 0, 16), aids=many(NAME, 0, 64), tids=many(NAME, 0, 64),
         cards=many(text("[0-9*]{19}"), 0, 1024),
         pools=many(record(tid=IDENTIFIER, ready=number(1024), expires_at_s=many(TIME, 0, 1024)), 0, 64),
-        pin=text("[A-Z_]+", 32), opening=OPENING,
+        credits=many(CREDIT, 0, 64), recredits=many(NAME, 0, 64), pin=text("[A-Z_]+", 32), opening=OPENING,
     ),
 }  # fmt: skip

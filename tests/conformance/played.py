@@ -30,8 +30,11 @@ from conformance.wire import (
 from parties.rpc import bank_pb2_grpc
 from parties.rpc.common_pb2 import Envelope
 
-NAMES = {"ApproveGrant": "grant-request", "ReleaseGrant": "grant-release"}
+NAMES = {"ApproveGrant": "grant-request", "ReleaseGrant": "grant-release", "ListStops": "list-stops"}
+MINUTE_S = 60
 LIFE_S = 90 * DAY_S
+ASKED_S = 90
+HEARD_S = 2
 PROMISED = ("sid", "aid", "com", "binfo_digest", "n2", "expires_at_s", "limit_minor", "currency")
 
 
@@ -52,13 +55,18 @@ Answer = Callable[[Question], bytes]
 
 
 class PlayedBank(bank_pb2_grpc.BankServicer):
-    """Serves ApproveGrant and ReleaseGrant. A TSM that asks wrongly is told so, and `faults` keeps why."""
+    """Serves ApproveGrant, ReleaseGrant, ListStops. A TSM that asks wrongly is told so, and `faults` keeps why.
+
+    `stops` are the AIDs on its list, by kind; `listed` counts how often it was asked for it.
+    """
 
     def __init__(self, bundle: Bundle, party: Played) -> None:
         self.party = party
         self.tsm = bundle.tsm
         self.asked: list[Question] = []
         self.faults: list[str] = []
+        self.stops: dict[str, str] = {}
+        self.listed = 0
         self._answer: Answer = self.agree
         self._server = grpc.server(ThreadPoolExecutor(4), options=(("grpc.so_reuseport", 0),))
         bank_pb2_grpc.add_BankServicer_to_server(self, self._server)
@@ -82,12 +90,19 @@ class PlayedBank(bank_pb2_grpc.BankServicer):
     def ReleaseGrant(self, request: Envelope, context: grpc.ServicerContext) -> Envelope:
         return self._serve("ReleaseGrant", request, context)
 
+    def ListStops(self, request: Envelope, context: grpc.ServicerContext) -> Envelope:
+        return self._serve("ListStops", request, context)
+
     def _serve(self, rpc: str, request: Envelope, context: grpc.ServicerContext) -> Envelope:
         try:
             question = self._open(rpc, request)
         except Exception as fault:
             self.faults.append(f"{rpc}: {fault!r}")
             raise
+        if rpc == "ListStops":  # asked all the time, whatever a test is about
+            answer = Envelope(cose=self.stop_list(question))
+            self.listed += 1
+            return answer
         self.asked.append(question)
         try:
             return Envelope(cose=self._answer(question))
@@ -97,10 +112,10 @@ class PlayedBank(bank_pb2_grpc.BankServicer):
             return Envelope()
 
     def _open(self, rpc: str, request: Envelope) -> Question:
-        """TSMBINFO must be right in every respect. Raises: BadWire."""
+        """What the TSM asks must be right in every respect. Raises: BadWire."""
         assert request.session == b"", "this call takes no session"
         name = NAMES[rpc]
-        signed = unseal(self.party.seal, request.cose, name)
+        signed = request.cose if rpc == "ListStops" else unseal(self.party.seal, request.cose, name)
         message = verify(signed, self.tsm.sign, name, issuer=self.tsm.name, audience=self.party.name)
         return Question(rpc, request.cose, checked(message, name))
 
@@ -121,6 +136,22 @@ class PlayedBank(bank_pb2_grpc.BankServicer):
             signed = self.sign("grant-released", released, question)
             return seal(self.tsm.seal, "grant-released", signed, question.digest)
         return self.approve(question, self.promise(question))
+
+    def stop_list(self, question: Question) -> bytes:
+        """E_T(S_B(minute, [AID, kind]…))."""
+        now_s = int(time.time())
+        stops = [{"aid": aid, "kind": kind} for aid, kind in sorted(self.stops.items())]
+        signed = self.sign("stop-list", {"minute_s": now_s - now_s % MINUTE_S, "stops": stops}, question)
+        return seal(self.tsm.seal, "stop-list", signed, question.digest)
+
+    def await_listed(self) -> None:
+        """Until the TSM has asked once more, as it does every minute, and has heard. Raises: TimeoutError."""
+        before, until_s = self.listed, time.monotonic() + ASKED_S
+        while self.listed == before:
+            if time.monotonic() > until_s:
+                raise TimeoutError(f"the TSM did not ask for the list within {ASKED_S} s")
+            time.sleep(0.05)
+        time.sleep(HEARD_S)
 
     def promise(self, question: Question, *, signer: Any = None, fields: dict[str, Any] | None = None,
                 **changes: Any) -> bytes:  # fmt: skip

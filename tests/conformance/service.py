@@ -262,6 +262,40 @@ class PlayedTsm:
             open=sealed_reply(self.bank, "grant-released", self.name, self.party.seal),
         )  # fmt: skip
 
+    def claim(self, payload: dict[str, Any], *, connection: Connection | None = None) -> Draft[Signed]:
+        """SETTLE: what the bank owes under a grant."""
+        return Draft(
+            rpc="Bank.SubmitClaim", to=connection or self.connection, audience=self.bank.name,
+            signer=self.party.signer, name="claim", payload=payload,
+            wrap=lambda signed: seal(self.bank.seal, "claim", signed),
+            open=sealed_reply(self.bank, "claim-accepted", self.name, self.party.seal),
+        )  # fmt: skip
+
+    def close(self, aid: str, sid: bytes, currency: str) -> Signed:
+        """The claim of nothing that closes a grant, as its first one."""
+        said = {
+            "aid": aid, "sid_digest": sha256(sid), "sequence": 1, "claimed_minor": 0, "credited_minor": 0,
+            "currency": currency, "root": os.urandom(32), "closing": True,
+        }  # fmt: skip
+        return self.claim(said).send()
+
+    def trace(self, payload: dict[str, Any], *, connection: Connection | None = None) -> Draft[Signed]:
+        """TRACE: who made this purchase?"""
+        return Draft(
+            rpc="Bank.RequestTrace", to=connection or self.connection, audience=self.bank.name,
+            signer=self.party.signer, name="trace-request", payload=payload,
+            wrap=lambda signed: seal(self.bank.seal, "trace-request", signed),
+            open=sealed_reply(self.bank, "trace-state", self.name, self.party.seal),
+        )  # fmt: skip
+
+    def list_stops(self, *, connection: Connection | None = None) -> Draft[Signed]:
+        """What is stopped of what was granted to this TSM?"""
+        return Draft(
+            rpc="Bank.ListStops", to=connection or self.connection, audience=self.bank.name,
+            signer=self.party.signer, name="list-stops", payload={},
+            open=sealed_reply(self.bank, "stop-list", self.name, self.party.seal),
+        )  # fmt: skip
+
 
 def sign_on(tsm: Tested, merchant: Played, connection: Post, **fields: Any) -> Draft[Signed]:
     """A terminal signs on with a key of its own."""

@@ -87,6 +87,22 @@ class Shop:
         payload = {"sale": sale, "refund": os.urandom(16), "amount_minor": amount_minor, "currency": "TWD", **fields}
         return self._draft("Tsm.Refund", "refund", "refunded", payload)
 
+    def settle(
+        self, sales: dict[bytes, int], refunds: dict[bytes, int] | None = None, /, **fields: Any
+    ) -> Draft[Signed]:  # fmt: skip
+        """Have sales paid out less refunds: names with their amounts. Signed by the merchant, not by a terminal."""
+        refunds = refunds or {}
+        payload = {
+            "batch": os.urandom(16), "currency": "TWD",
+            "sales": [{"sale": sale, "amount_minor": minor} for sale, minor in sales.items()],
+            "refunds": [{"refund": refund, "amount_minor": minor} for refund, minor in refunds.items()],
+            "total_minor": sum(sales.values()) - sum(refunds.values()), **fields,
+        }  # fmt: skip
+        return Draft(
+            rpc="Tsm.SettleBatch", to=self.connection, audience=self.tsm.name, signer=self.merchant.signer,
+            name="settlement", payload=payload, open=signed_reply(self.tsm, "payout", self.merchant.name),
+        )  # fmt: skip
+
     def decide(self, purchase: dict[str, Any]) -> dict[str, Any]:
         """The decision about one purchase."""
         return dict(self.authorize(purchase).send()["decided"])

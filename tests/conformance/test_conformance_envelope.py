@@ -6,6 +6,7 @@ all; at the end it is accepted after all.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import time
@@ -38,6 +39,7 @@ STEPS = {
     "Bank.ActivateAccount": "AID_8",
     "Bank.ApproveGrant": "TID_3b",
     "Bank.ReleaseGrant": "TID_release",
+    "Bank.SubmitClaim": "SETTLE_claim",
     "Tsm.OpenAccount": "TID_1a",
     "Tsm.ProveCredit": "TID_2d",
     "Tsm.CloseAccount": "TID_close",
@@ -49,6 +51,7 @@ STEPS = {
     "Tsm.AuthorizeBatch": "PAY_batch",
     "Tsm.Reverse": "PAY_reversal",
     "Tsm.Refund": "PAY_refund",
+    "Tsm.SettleBatch": "SETTLE_batch",
 }
 IDS = [f"{step}-{rpc}" for rpc, step in STEPS.items()]
 STATELESS = {"Tsm.OpenAccount"}
@@ -131,6 +134,16 @@ class Scenes:
         draft.send()
         return self.tsm.release(draft.payload["aid"], draft.payload["sid"])
 
+    def submit_claim(self) -> Draft[Signed]:
+        draft = self.approve_grant()
+        draft.send()
+        said = {
+            "aid": draft.payload["aid"], "sid_digest": hashlib.sha256(draft.payload["sid"]).digest(), "sequence": 1,
+            "claimed_minor": 0, "credited_minor": 0, "currency": draft.payload["currency"], "root": bytes(32),
+            "closing": False,
+        }  # fmt: skip
+        return self.tsm.claim(said)
+
     # the TSM
     @cached_property
     def bundle(self) -> Bundle:
@@ -199,6 +212,11 @@ class Scenes:
         purchase = self.purchase()
         assert self.terminal.decide(purchase)["verdict"] == "approved"
         return self.terminal.refund(purchase["sale"], 1)
+
+    def settle_batch(self) -> Draft[Signed]:
+        purchase = self.purchase()
+        assert self.terminal.decide(purchase)["verdict"] == "approved"
+        return self.terminal.settle({purchase["sale"]: 100})
 
 
 @pytest.fixture(scope="module")
@@ -515,6 +533,7 @@ def all_at_once(number: int, call: Callable[[int], Any]) -> list[Any]:
 
 @pytest.mark.parametrize("rpc", [
     "Bank.CertifyAccount", "Bank.ApproveGrant", "Tsm.ProveCredit", "Tsm.IssueCards", "Tsm.Authorize", "Tsm.Refund",
+    "Tsm.SettleBatch",
 ])  # fmt: skip
 def test_every_step_answers_duplicates_in_progress_alike(rpc: str, scenes: Scenes) -> None:
     draft = scenes.fresh(rpc)

@@ -233,6 +233,9 @@ def test_TID_release_frees_the_account(account: Account, played_tsm: PlayedTsm) 
     draft.send()
     released = played_tsm.release(account.aid, draft.payload["sid"]).send()
     assert released.payload == {"aid": account.aid, "sid": draft.payload["sid"]}
+    with refused("AID_ALREADY_GRANTED"):  # what was spent of it is not claimed yet
+        played_tsm.ask(account).send()
+    played_tsm.close(account.aid, draft.payload["sid"], account.currency)
     played_tsm.ask(account).send()
 
 
@@ -250,6 +253,7 @@ def test_TID_release_of_an_old_session_frees_nothing(account: Account, played_ts
     old = played_tsm.ask(account)
     old.send()
     played_tsm.release(account.aid, old.payload["sid"]).send()
+    played_tsm.close(account.aid, old.payload["sid"], account.currency)
     played_tsm.ask(account).send()
     with refused("GRANT_UNKNOWN"):
         played_tsm.release(account.aid, old.payload["sid"]).send()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 
 import pytest
 import tomli_w
+from support.postgres import database_url
 
 from parties.assembly.common import Opened
 from parties.branch import OpenedCustomer, add_customer
@@ -25,6 +27,7 @@ from parties.launcher import Launcher
 from parties.server.capture import Captured, read_capture
 from parties.settings import load_settings
 from parties.setup import Plan, create_environment
+from parties.storage.postgresql import drop_schemas
 from parties.storage.store import DatabaseStore, open_store
 from parties.wallet.phone import PhoneSession
 from protocol.envelope import Wire
@@ -34,7 +37,7 @@ from protocol.rows import Table
 
 T = TypeVar("T")
 R = TypeVar("R")
-PHONES = 8
+PHONES = 9
 NAME = "Ada Wongsakul"
 PASSCODE = "wq-7351-zt"
 LIMIT_MINOR = 100_000_000
@@ -254,3 +257,21 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
         create_environment(folder, plan, lambda _party: None)
         deployment.start("bank-a", "sp-1", "tsm-1")
         yield Town(folder, deployment)
+
+
+@pytest.fixture(scope="session")
+def served_by_several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    """A town whose institutions keep PostgreSQL databases; two processes serve its bank, three its TSM."""
+    folder = tmp_path_factory.mktemp("several") / "env"
+    plan = Plan(
+        banks=("bank-a",), base_port=0, cost=GENERATED, merchants=("shop-1",), database=database_url(),
+        schemas=f"several_{secrets.token_hex(4)}",
+    )  # fmt: skip
+    try:
+        with Deployment(folder) as deployment:
+            deployment.workers |= {"bank-a": 2, "tsm-1": 3}
+            create_environment(folder, plan, lambda _party: None)
+            deployment.start("bank-a", "sp-1", "tsm-1")
+            yield Town(folder, deployment)
+    finally:
+        drop_schemas(plan.database, plan.schemas)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.claims import close_released
 from support.tape import Tape
 from support.world import PACKAGE, PASSCODE, SOFTWARE, YEAR_S, World
 
@@ -703,6 +704,8 @@ def test_one_grant_a_session_and_one_live_grant_an_account(bench) -> None:
     bench.tape.clock.time_s = release.before["time_s"]
     bench.tape.deliver(release.peer, release.rpc, release.wire, release.caller)
     bench.refused(taken, letter.written(), Replay)  # a released session is not approved again
+    bench.refused(taken, again, AidAlreadyGranted)  # nobody knows yet what was spent of it
+    close_released(bench.tape)
     bench.tape.deliver(taken.peer, taken.rpc, Wire(cose=again), taken.caller)
     store = bench.tape.parties["bank-a"].store
     aid = letter.message.aid
@@ -758,6 +761,7 @@ def test_an_old_release_frees_nothing(bench) -> None:
     bench.tape.send_again(approve)
     bench.tape.clock.time_s = release.before["time_s"]
     bench.tape.deliver(release.peer, release.rpc, release.wire, release.caller)
+    close_released(bench.tape)
     bench.tape.deliver(approve.peer, approve.rpc, Wire(cose=_other_session(bench, letter)), approve.caller)
     old = bench.ring.request(release)
     bench.refused(release, old.written(), GrantUnknown)

@@ -40,11 +40,13 @@ from protocol.types import Role
 BANK = (
     "Bank.Challenge", "Bank.Enroll", "Bank.ApproveInstall", "Bank.ReportInstall", "Bank.VerifyLaunch",
     "Bank.RequestAccount", "Bank.CertifyAccount", "Bank.ActivateAccount", "Bank.ApproveGrant", "Bank.ReleaseGrant",
+    "Bank.ListStops", "Bank.RequestTrace", "Bank.SubmitClaim",
 )  # fmt: skip
 TSM = (
     "Tsm.OpenAccount", "Tsm.ProveCredit", "Tsm.RequestCards", "Tsm.IssueCards", "Tsm.ActivateCards", "Tsm.SignOn",
     "Tsm.CloseAccount",
 )  # fmt: skip
+SETTLE = ("Tsm.SettleBatch",)
 TERMINAL = ("Tsm.Authorize", "Tsm.AuthorizeBatch", "Tsm.Reverse", "Tsm.Refund")
 TILL = ("Merchant.StartSale", "Merchant.GetSale", "Merchant.CancelSale", "Merchant.RefundSale")
 SE = tuple(
@@ -56,8 +58,10 @@ SE = tuple(
     )
 )  # fmt: skip
 SP = ("SoftwareProvider.GetRelease", "SoftwareProvider.GetReferenceValues")
-ALL = (*BANK, *TSM, *TERMINAL, *TILL, *SE, *SP)
-STATELESS = ("Tsm.OpenAccount", "Merchant.GetSale", "SecureElement.Measure", "SecureElement.Status", *SP)
+ALL = (*BANK, *TSM, *SETTLE, *TERMINAL, *TILL, *SE, *SP)
+STATELESS = (
+    "Bank.ListStops", "Tsm.OpenAccount", "Merchant.GetSale", "SecureElement.Measure", "SecureElement.Status", *SP,
+)  # fmt: skip
 KEEPING = tuple(rpc for rpc in ALL if rpc not in STATELESS)
 
 SESSIONS = {
@@ -67,15 +71,18 @@ SESSIONS = {
 """RPCs that belong to a session; all others take none."""
 BY_KID = (
     "Bank.Challenge", "Bank.ApproveInstall", "Bank.ReportInstall", "Bank.VerifyLaunch", "Bank.RequestAccount",
-    "Bank.ApproveGrant", "Bank.ReleaseGrant", "Tsm.RequestCards", "Tsm.SignOn",
+    "Bank.ApproveGrant", "Bank.ReleaseGrant", "Bank.ListStops", "Bank.RequestTrace", "Bank.SubmitClaim",
+    "Tsm.RequestCards", "Tsm.SignOn", *SETTLE,
     *TERMINAL, *TILL,
 )  # fmt: skip
 """RPCs that look the signer up by its thumbprint: a stranger's key is unknown there, elsewhere it does not verify."""
-PLAIN = ("Bank.Challenge", "Bank.Enroll", "Tsm.SignOn", *TERMINAL, *TILL, *SE, *SP)
+PLAIN = ("Bank.Challenge", "Bank.Enroll", "Bank.ListStops", "Tsm.SignOn", *SETTLE, *TERMINAL, *TILL, *SE, *SP)
 PEERED = {
     "Bank.Challenge": (Role.PHONE, Role.SE), "Bank.Enroll": (Role.PHONE, Role.SE), "Bank.ApproveGrant": (Role.TSM,),
-    "Bank.ReleaseGrant": (Role.TSM,), "Tsm.SignOn": (Role.MERCHANT,),
-    **dict.fromkeys((*TERMINAL, *TILL), (Role.MERCHANT,)),
+    "Bank.ReleaseGrant": (Role.TSM,), "Bank.ListStops": (Role.TSM,), "Bank.RequestTrace": (Role.TSM,),
+    "Bank.SubmitClaim": (Role.TSM,),
+    "Tsm.SignOn": (Role.MERCHANT,),
+    **dict.fromkeys((*SETTLE, *TERMINAL, *TILL), (Role.MERCHANT,)),
 }  # fmt: skip
 """RPCs whose signer must also be who the transport says."""
 MOVED_ON = {

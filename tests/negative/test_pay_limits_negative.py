@@ -128,7 +128,8 @@ def test_reasons_in_their_order(customer: Customer) -> None:
     customer.amend(CARDS, state="CLOSED", expires_at_s=0, used=1, channel="contact", currency="EUR", spent_minor=1)
     customer.amend(CARDS, per_use_minor=1, total_minor=1)
     customer.amend(SERVICES, maximum_minor=1)
-    customer.amend(TID_LIST, state="RELEASED", aid_limit_minor=0)
+    customer.amend(TID_LIST, state="RELEASED", aid_limit_minor=0, bank_stop="FROZEN", bank="bank-none")
+    customer.amend(SERVICES, stop="FROZEN")
     steps: tuple[tuple[Reason, Table[Any], dict[str, Any]], ...] = (
         (Reason.CARD_INACTIVE, CARDS, {"state": "ACTIVE"}),
         (Reason.CARD_EXPIRED, CARDS, {"expires_at_s": 1 << 40}),
@@ -140,6 +141,9 @@ def test_reasons_in_their_order(customer: Customer) -> None:
         (Reason.OVER_CARD_TOTAL, CARDS, {"total_minor": LARGE + 1}),
         (Reason.OVER_OWN_MAXIMUM, SERVICES, {"maximum_minor": 0}),
         (Reason.ACCOUNT_ENDED, TID_LIST, {"state": "ACTIVE"}),
+        (Reason.ACCOUNT_STOPPED, SERVICES, {"stop": ""}),
+        (Reason.ACCOUNT_STOPPED, TID_LIST, {"bank_stop": ""}),
+        (Reason.STOPS_STALE, TID_LIST, {"bank": "bank-a"}),
         (Reason.OVER_BALANCE, TID_LIST, {"aid_limit_minor": LARGE}),
     )
     for number, (reason, table, columns) in enumerate(steps):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.claims import Desk
 from support.world import Phone, World
 
 from protocol.engine import Peer
 from protocol.envelope import Wire
-from protocol.errors import ProtocolError, Unavailable
+from protocol.errors import AidAlreadyGranted, ProtocolError, Unavailable
 from protocol.roles.bank.tables import LIVE_GRANTS
 from protocol.roles.tsm.release import STALE_AFTER_S, give_back_stale
 from protocol.roles.tsm.tables import TID_LIST
@@ -74,8 +75,16 @@ def test_after_an_outage_the_grant_is_given_back(stuck: tuple[World, Phone, str,
     assert states(world) == ["REFUSED"]
     assert give_back(world, line) == 0
     assert world.launch(phone) == ""
+    with pytest.raises(AidAlreadyGranted) as refused:  # what was spent of it is not claimed yet, for all the bank knows
+        world.service(phone, aid)
+    assert refused.value.code == "AID_ALREADY_GRANTED"
+    # Of the two sessions the bank granted one, and knows nothing of the other.
+    closed = [(row.closing, row.state, row.refusal) for row in Desk(world).next_period()]
+    assert sorted(closed) == [(True, "ACCEPTED", ""), (True, "REFUSED", "GRANT_UNKNOWN")]
+    assert {row.claims for row in world.parties["tsm-1"].store.scan(TID_LIST)} == {"CLOSED"}
+    assert world.launch(phone) == ""
     world.service(phone, aid)
-    assert sorted(states(world)) == ["ACTIVE", "REFUSED"]
+    assert sorted(states(world)) == ["ACTIVE", "REFUSED", "REFUSED"]
 
 
 def test_what_the_bank_never_granted_ends_too(stuck: tuple[World, Phone, str, Line]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from support.claims import close_released
 from support.world import card_key
 
 from protocol.card.possession import sign_possession
@@ -391,6 +392,7 @@ def test_a_second_grant_under_the_same_tid(bench) -> None:
     release = tape.take("Bank.ReleaseGrant")
     tape.clock.time_s = release.before["time_s"]
     tape.deliver(release.peer, release.rpc, release.wire, release.caller)
+    close_released(tape)
     tid = bench.ring.open(letter.message.tsminfo).message.tid
     tape.deliver("tsm-1", taken.rpc, _session_for(bench, tid), None)
     assert [row.tid for row in store(bench).scan(SERVICES)].count(tid) == 1

@@ -9,11 +9,14 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.counter import TSM, Counter, applet_of, open_card
+from support.postgres import schema
+from support.stopping import freeze_account, freeze_customer, lift_account, lift_customer
 from support.world import Phone, World
 
 from parties.storage.migrations import create_or_upgrade
@@ -22,6 +25,8 @@ from protocol.engine import Engine, Peer
 from protocol.envelope import Wire
 from protocol.errors import Unavailable
 from protocol.messages.pay import Authorization, AuthorizationDecision, EmvPurchase, Reversal, ReversalReason, Reversed
+from protocol.roles.ledger import LEDGER
+from protocol.roles.tsm.stops import refresh_stops
 from protocol.roles.tsm.tables import CARDS, PURCHASES, TID_LIST
 from protocol.types import Role
 
@@ -32,9 +37,8 @@ MERCHANT = Peer(role=Role.MERCHANT, name="shop-1")
 class Town:
     """A world whose TSM keeps its rows in a database, with two engines over it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str) -> None:
         self.world = World(folder, seed="races")
-        url = f"sqlite:///{folder}/tsm.db"
         create_or_upgrade(url, "tsm")
         self.stores: list[DatabaseStore] = [open_store(url, "tsm", bytes(32)) for _ in range(2)]
         tsm = self.world.parties[TSM]
@@ -44,6 +48,7 @@ class Town:
             for store in self.stores
         ]
         tsm.store, tsm.engine = self.stores[0], self.engines[0]
+        self.world.refresh_stops()
         self.phone: Phone = self.world.ready()
         self.tid = self.world.service(self.phone, self.world.account(self.phone))
         self.world.cards(self.phone, self.tid, RACERS)
@@ -71,9 +76,19 @@ class Town:
         return sum(row.spent_minor for row in self.stores[0].scan(TID_LIST)), sum(card.spent_minor for card in cards)
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/tsm.db"
+        return
+    with schema() as made:
+        yield made
+
+
 @pytest.fixture
-def town(tmp_path: Path) -> Iterator[Town]:
-    made = Town(tmp_path)
+def town(tmp_path: Path, url: str) -> Iterator[Town]:
+    made = Town(tmp_path, url)
     yield made
     for store in made.stores:
         store.close()
@@ -114,6 +129,45 @@ def test_the_last_of_a_balance_is_spent_once(town: Town) -> None:
     assert town.verdicts([town.request(one) for one in purchases]) == {"approved": 2, "declined": RACERS - 2}
     assert town.reasons() == {"": 2, "OVER_BALANCE": RACERS - 2}
     assert town.spent() == (grant.aid_limit_minor - 2_000, 10_000)
+
+
+@pytest.mark.parametrize("side", ["bank", "tsm"])
+def test_a_freeze_and_a_purchase_are_decided_one_way(town: Town, side: str) -> None:
+    """The bank's list comes in, or the TSM freezes by itself, while purchases are decided: each is paid whole or not
+    at all, and none that comes after the freeze is."""
+    user = town.phone.user
+    paid_minor = 0
+    for number in range(RACERS - 1):
+        town.world.cards(town.phone, town.tid, 2)
+        asked, late = (town.counter.ask(town.phone, town.tid, 1_000) for _ in range(2))
+        wire = town.request(asked)
+        if side == "bank":
+            freeze_customer(town.world, user)
+        stop = partial(_list_comes, town) if side == "bank" else partial(freeze_account, town.world, town.tid)
+        with ThreadPoolExecutor(2) as pool:
+            stopped = pool.submit(stop, store=town.stores[number % 2])
+            answered = pool.submit(town.engines[1 - number % 2].handle, "Tsm.Authorize", wire, MERCHANT)
+        stopped.result()
+        verdict = town.counter.opened(AuthorizationDecision, wire, answered.result()).decided.verdict
+        row = town.counter.row(asked.sale)
+        assert (verdict.value, row.state, row.reason) in (
+            ("approved", "APPROVED", ""), ("declined", "DECLINED", "ACCOUNT_STOPPED")
+        )  # fmt: skip
+        paid_minor += 1_000 if verdict == "approved" else 0
+        assert town.verdicts([town.request(late)]) == {"declined": 1}
+        assert town.counter.reason(late.sale) == "ACCOUNT_STOPPED"
+        assert town.spent() == (paid_minor, paid_minor)
+        assert sum(row.amount_minor for row in town.stores[0].scan(LEDGER)) == paid_minor
+        if side == "bank":
+            lift_customer(town.world, user)
+            _list_comes(town, store=town.stores[0])
+        else:
+            lift_account(town.world, town.tid)
+
+
+def _list_comes(town: Town, *, store: DatabaseStore) -> None:
+    tsm, world = town.world.parties[TSM], town.world
+    refresh_stops(tsm.value, "bank-a", store, tsm.engine._peers, world.clock.now_s(), world.entropy)
 
 
 def test_a_reversal_and_its_purchase_leave_nothing_charged(town: Town) -> None:

@@ -120,7 +120,7 @@ def raw_command(world: World, phone: Phone, rpc: str, message: Message, reply: t
 
 def request_of(world: World, phone: Phone, tid: str, statement: Statement) -> Wire:
     """A statement that the SE signed and sealed for the TSM."""
-    message = SeSignService(tid=tid, statement=statement, maximum_minor=0)
+    message = SeSignService(tid=tid, statement=statement, maximum_minor=0, aid="")
     made = command(world, phone, "SignService", message, SealedRequest)
     return Wire(cose=made.cose, session=made.session)
 

@@ -7,8 +7,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from support.claims import Desk
 from support.counter import Counter, applet_of, open_card, set_pin, verify_pin
+from support.settling import begin
 from support.shop import Stall
+from support.stopping import fetch
+from support.tracing import trace_any
 from support.world import SOFTWARE, Phone, World, card_key
 
 from protocol import envelope
@@ -26,6 +30,7 @@ from protocol.roles.merchant import TERMINAL_KEYS, Shop, TerminalKey, merchant_s
 from protocol.roles.merchant.giveback import sign_refund
 from protocol.roles.merchant.lane import record_answer
 from protocol.roles.se.pin import MAX_WRONG
+from protocol.roles.tsm.claims import due_claims, make_claim, send_claim
 from protocol.roles.tsm.party import DAY_S
 from protocol.roles.wallet import close_service, status
 from protocol.rows import Decision, Insert, Overlay, Table, Unit, Update
@@ -140,8 +145,11 @@ def record(tape: Tape) -> Tape:
     tape.run(phone, phone.wallet.command("Measure", SeMeasure(), SeMeasured))
     _fetch(tape, ReleaseRequest, "SoftwareProvider.GetRelease", software=SOFTWARE)
     _fetch(tape, ReferenceRequest, "SoftwareProvider.GetReferenceValues", software=SOFTWARE, bank="bank-a")
+    fetch(tape)
     _sign_on(tape)
     _pay(tape, phone, tid)
+    _claim(tape, tid)
+    trace_any(tape)
     tape.run(phone, close_service(phone.wallet, tsm="tsm-1", tid=tid))
     for spare in range(12):
         card_key(spare)
@@ -182,6 +190,7 @@ def _pay(tape: Tape, phone: Phone, tid: str) -> None:
     pending = stall.refund_row(stall.refund(sale, 1_000))
     request = stall.apply(sign_refund(stall.shop, pending, stall.now_s, tape.entropy)).request
     stall.to_tsm("Tsm.Refund", request)
+    stall.to_tsm("Tsm.SettleBatch", begin(stall).request)
     stall.cancel(stall.start())
     counter = Counter(world=tape, keys=tape.merchant, key=tape.once, terminal=stall.terminal)
     open_card(tape, phone, tid, 25_000)
@@ -214,6 +223,17 @@ def _stall(tape: Tape) -> Stall:
     )  # fmt: skip
     party.store.apply(Unit((), lambda rows: Decision(writes=(Insert(TERMINAL_KEYS, key),))))
     return Stall(world=tape, party=party, terminal=terminal)
+
+
+def _claim(tape: Tape, tid: str) -> None:
+    """The period is closed early for one grant."""
+    desk = Desk(tape)
+    now_s = tape.clock.now_s()
+    for history in due_claims(desk.tsm, desk.store, now_s, early=True):
+        if history.entry.tid == tid:
+            row = make_claim(desk.tsm, desk.store, history, now_s, tape.entropy)
+            assert row is not None
+            send_claim(desk.tsm, desk.store, desk, row, now_s, tape.entropy)
 
 
 def _lock(tape: Tape, phone: Phone) -> None:

@@ -260,6 +260,7 @@ class World:
         bank = Bank(
             keys=keys, issuer=issuer, directory=self.directory, appraiser=appraiser, secrets=TestSecrets(),
             policy=BankPolicy(),
+            emv_ca=(CaKey(rid=RID, index=1, key=emv_keys()[0].public),),
         )  # fmt: skip
         return self.join(name, Role.BANK, bank_steps(bank), bank)
 

@@ -18,3 +18,7 @@ depends_on = ${repr(depends_on)}
 
 def upgrade() -> None:
     ${upgrades | steps}
+
+
+def downgrade() -> None:
+    ${downgrades | steps}

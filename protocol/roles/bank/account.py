@@ -34,6 +34,7 @@ from protocol.messages.account import (
 from protocol.ports import Entropy
 from protocol.roles.bank.attest import phone_by_key, sign_pass
 from protocol.roles.bank.enroll import phone_of_user
+from protocol.roles.bank.freeze import expect_running
 from protocol.roles.bank.party import Bank, grant_pass
 from protocol.roles.bank.tables import (
     ACCOUNT_SESSIONS,
@@ -91,6 +92,7 @@ class RequestAccountStep(Step[Asking]):
         assert customer is not None
         assert phone is not None
         expect_state(phone.state, "INSTALLED")
+        expect_running(customer)
         if customer.state == "LOCKED":
             raise FactorLocked
         accounts = rows.find(ANONYMOUS_ACCOUNTS, "customer", facts.phone.user)
@@ -234,6 +236,7 @@ class CertifyAccountStep(Step[Certifying]):
         if session is None:  # swept since it was read
             raise UnknownSession
         expect_state(session.state, "EXPECT_KEYS")
+        expect_running(customer)  # before the passcode is looked at: a stopped account tells nothing of it
         if customer.state == "LOCKED":
             raise FactorLocked
         if rows.find(ANONYMOUS_ACCOUNTS, "pk_aid", facts.message.pk_aid):
@@ -345,15 +348,19 @@ class ActivateAccountStep(Step[Activating]):
             Key(ACCOUNT_SESSIONS, (facts.session.session,)),
             Key(ANONYMOUS_ACCOUNTS, (facts.account.aid,)),
             Key(PHONES, (facts.session.user,)),
+            Key(CUSTOMERS, (facts.session.user,)),
         )
 
     def decide(self, rows: Rows, facts: Activating, now_s: int, entropy: Entropy) -> Decision:
         account = rows.get(ANONYMOUS_ACCOUNTS, facts.account.aid)
         session, phone = rows.get(ACCOUNT_SESSIONS, facts.session.session), rows.get(PHONES, facts.session.user)
+        customer = rows.get(CUSTOMERS, facts.session.user)
         assert phone is not None
+        assert customer is not None
         if account is None or session is None:  # swept, or given back as abandoned, since they were read
             raise UnknownSession
         expect_state(session.state, "EXPECT_ACTIVATION")
+        expect_running(customer)
         active = replace(account, state="ACTIVE", tsm=facts.message.tsm)
         writes = (
             Update(ANONYMOUS_ACCOUNTS, active),

@@ -9,7 +9,7 @@ from protocol import cose, envelope
 from protocol.crypto import PublicKey
 from protocol.engine import Context, Incoming, Step
 from protocol.envelope import OVERHEAD_BYTES, Signer, Stamp, Wire
-from protocol.errors import FieldMismatch, ProtocolError, UnknownKey
+from protocol.errors import AccountStopped, FieldMismatch, ProtocolError, UnknownKey
 from protocol.messages.attest import (
     AttestationDecision,
     AttestationEvidence,
@@ -21,7 +21,7 @@ from protocol.messages.attest import (
 from protocol.ports import Entropy
 from protocol.roles.bank.enroll import consume_challenge
 from protocol.roles.bank.party import Appraised, Bank, grant_pass
-from protocol.roles.bank.tables import ANONYMOUS_ACCOUNTS, CHALLENGES, PHONES, Phone
+from protocol.roles.bank.tables import ANONYMOUS_ACCOUNTS, CHALLENGES, CUSTOMERS, PHONES, Phone
 from protocol.roles.party import alone, expect_state
 from protocol.rows import Decision, Key, Read, Rows, Update, Where
 from protocol.types import Purpose, TrustClass
@@ -78,17 +78,21 @@ class AttestStep(Step[Appraisal]):
         phone = facts.phone
         return (
             Key(PHONES, (phone.user,)),
+            Key(CUSTOMERS, (phone.user,)),
             Key(CHALLENGES, (phone.secure_element, self.purpose.value)),
             Where(ANONYMOUS_ACCOUNTS, "customer", phone.user),
         )
 
     def decide(self, rows: Rows, facts: Appraisal, now_s: int, entropy: Entropy) -> Decision:
         used = consume_challenge(rows, facts.phone.secure_element, self.purpose, facts.message.n_b, now_s)
-        phone = rows.get(PHONES, facts.phone.user)
+        phone, customer = rows.get(PHONES, facts.phone.user), rows.get(CUSTOMERS, facts.phone.user)
         assert phone is not None
+        assert customer is not None
         expect_state(phone.state, *self.states)
-        if facts.appraised is None:
-            return Decision(writes=(used,), reply=DecisionRecord(allowed=False, reason=facts.reason, passes=()))
+        # CN-11: signed like any other reason, so that the SE of a lost phone closes by it.
+        reason = AccountStopped.code if customer.stop else facts.reason
+        if facts.appraised is None or reason:
+            return Decision(writes=(used,), reply=DecisionRecord(allowed=False, reason=reason, passes=()))
         after = self.accept(phone, facts.message, facts.appraised)
         passes = self.passes(rows, after, entropy)
         changed = () if after == phone else (Update(PHONES, after),)

@@ -20,6 +20,7 @@ from protocol.messages.attest import Challenge, ChallengeRequest
 from protocol.messages.enroll import Enroll, Enrolled, SecureElementStatement
 from protocol.pki import Identity, Use, issue
 from protocol.ports import Entropy
+from protocol.roles.bank.freeze import expect_running
 from protocol.roles.bank.party import Appraised, Bank
 from protocol.roles.bank.tables import CHALLENGES, CUSTOMERS, PHONES, Customer, Phone
 from protocol.roles.bank.tables import Challenge as ChallengeRow
@@ -177,6 +178,7 @@ class EnrollStep(Step[Enrolling]):
         if rows.find(PHONES, "secure_element", element):
             raise IdentifierTaken("this secure element is enrolled already")
         expect_state(customers[0].state, "EXPECT_PHONE")
+        expect_running(customers[0])
         # A branch code works once: its place in the index is taken by a value that no code maps to.
         customer = replace(customers[0], state="ENROLLED", branch_ref=entropy.bytes(32), branch_expires_at_s=0)
         writes = (used, Update(CUSTOMERS, customer), Insert(PHONES, self._phone(facts, customer)))

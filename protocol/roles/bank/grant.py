@@ -14,16 +14,28 @@ from protocol.errors import (
     Expired,
     FieldMismatch,
     GrantUnknown,
+    LimitExceeded,
     Replay,
     UnknownAccount,
 )
 from protocol.messages.service import BankInfo, GrantApproval, GrantRelease, GrantReleased, GrantRequest, Promise
 from protocol.pki import Use
 from protocol.ports import Entropy
+from protocol.roles.bank.freeze import expect_running
 from protocol.roles.bank.party import Bank
-from protocol.roles.bank.tables import ANONYMOUS_ACCOUNTS, GRANTS, LIVE_GRANTS, AnonymousAccount, Grant, LiveGrant
+from protocol.roles.bank.tables import (
+    ANONYMOUS_ACCOUNTS,
+    CUSTOMERS,
+    GRANTS,
+    LIVE_GRANTS,
+    AnonymousAccount,
+    Customer,
+    Grant,
+    LiveGrant,
+    owed_minor,
+)
 from protocol.roles.party import alone, expect_peer, expect_state, open_certified
-from protocol.rows import Decision, Delete, Insert, Key, Read, Rows, Update
+from protocol.rows import Decision, Delete, Insert, Key, Read, Rows, Update, Where, Write
 from protocol.types import Role
 
 
@@ -87,7 +99,10 @@ class ApproveGrantStep(Step[Granting]):
 
     def reads(self, facts: Granting) -> tuple[Read, ...]:
         aid = facts.account.aid
-        return (Key(ANONYMOUS_ACCOUNTS, (aid,)), Key(LIVE_GRANTS, (aid,)), Key(GRANTS, (aid, facts.sid_digest)))
+        return (
+            Key(ANONYMOUS_ACCOUNTS, (aid,)), Key(CUSTOMERS, (facts.account.customer,)), Key(LIVE_GRANTS, (aid,)),
+            Key(GRANTS, (aid, facts.sid_digest)), Where(GRANTS, "aid", aid),
+        )  # fmt: skip
 
     def decide(self, rows: Rows, facts: Granting, now_s: int, entropy: Entropy) -> Decision:
         account = rows.get(ANONYMOUS_ACCOUNTS, facts.account.aid)
@@ -98,7 +113,12 @@ class ApproveGrantStep(Step[Granting]):
         # The session first: an approval that is asked for again under its own session is a replay, live or not.
         if rows.get(GRANTS, account.aid, facts.sid_digest) is not None:
             raise Replay
+        customer = rows.get(CUSTOMERS, account.customer)
+        assert customer is not None
+        expect_running(customer)
         self.check_live(rows, account.aid)
+        self.check_spent(rows, account.aid)
+        room = self.set_aside(rows, account, customer)
         grant = Grant(
             aid=account.aid, sid_digest=facts.sid_digest, tsm=facts.tsm, com=facts.message.com,
             limit_minor=account.limit_minor, state="LIVE", sequence=0, claimed_minor=0, credited_minor=0, closed=False,
@@ -108,6 +128,7 @@ class ApproveGrantStep(Step[Granting]):
             Insert(GRANTS, grant),
             Insert(LIVE_GRANTS, live),
             Update(ANONYMOUS_ACCOUNTS, replace(account, tsm=facts.tsm)),
+            *room,
         )
         message = facts.message
         promise = Promise(
@@ -120,6 +141,20 @@ class ApproveGrantStep(Step[Granting]):
         """UNIQUE(AID) over live grants: credit is never lent twice."""
         if rows.get(LIVE_GRANTS, aid) is not None:
             raise AidAlreadyGranted
+
+    def check_spent(self, rows: Rows, aid: str) -> None:
+        """ADR-0012: not before each earlier grant was closed by a claim of nothing: what was spent is owed still."""
+        if any(not earlier.closed or owed_minor(earlier) for earlier in rows.find(GRANTS, "aid", aid)):
+            raise AidAlreadyGranted("an earlier grant is not closed, or was spent from")
+
+    def set_aside(self, rows: Rows, account: AnonymousAccount, customer: Customer) -> tuple[Write, ...]:
+        """The closing claim of an unused grant freed its credit: it is taken again, if there is still room."""
+        if not rows.find(GRANTS, "aid", account.aid):
+            return ()
+        granted_minor = customer.granted_minor + account.limit_minor
+        if granted_minor > customer.limit_minor:
+            raise LimitExceeded("the customer's credit is in other accounts now")
+        return (Update(CUSTOMERS, replace(customer, granted_minor=granted_minor)),)
 
     def seal(self, facts: Granting, reply: Promise, stamp: Stamp, ctx: Context) -> Wire:
         signer = self._bank.keys.signer

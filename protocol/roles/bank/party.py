@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from protocol.card.oda import CaKey
 from protocol.crypto import PublicKey
 from protocol.messages.attest import Evidence, PassGrant
 from protocol.pki import Directory, Issuer
@@ -18,7 +19,10 @@ DAY_S: Final = 24 * 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BankPolicy:
-    """What this bank allows. Limits and expiries take few common values, so that they do not single out a person."""
+    """What this bank allows. Limits and expiries take few common values, so that they do not single out a person.
+
+    Of all stops that it makes within `stops_every_s`, TSMs hear at once, so that none stands alone (design §3 FREEZE).
+    """
 
     limit_buckets_minor: tuple[int, ...] = (500_000, 100_000, 20_000)
     expiry_grid_s: int = 30 * DAY_S
@@ -30,6 +34,9 @@ class BankPolicy:
     certificate_life_s: int = 730 * DAY_S
     max_wrong_entries: int = 5
     max_accounts: int = 64
+    stops_every_s: int = 60
+    tranche_minor: int = 10_000
+    """Claims are in whole tranches of this until the grant ends; agreed with the TSMs (design §3 SETTLE)."""
 
     def limit_minor(self, room_minor: int) -> int:
         """The largest common limit within `room_minor` minor units; 0 if none fits."""
@@ -87,6 +94,8 @@ class Bank:
     appraiser: Appraiser
     secrets: Secrets
     policy: BankPolicy
+    emv_ca: tuple[CaKey, ...]
+    """The EMV certification authorities under whose cards a purchase is proved (TRACE)."""
 
 
 def grant_pass(account: AnonymousAccount, trust_class: TrustClass, entropy: Entropy) -> PassGrant:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 from protocol import cose, envelope
 from protocol.engine import Context, Incoming, StatelessStep
 from protocol.envelope import Stamp, Wire
+from protocol.errors import LimitExceeded
 from protocol.messages.stops import MAX_STOPS, ListStops, Stop, StopKind, StopList
 from protocol.pki import Use
 from protocol.ports import Entropy
 from protocol.roles.bank.party import Bank
-from protocol.roles.bank.tables import ANONYMOUS_ACCOUNTS, CUSTOMERS, LIVE_GRANTS
+from protocol.roles.bank.tables import ANONYMOUS_ACCOUNTS, GRANTS, STOPS
 from protocol.roles.party import alone, expect_peer, open_certified
-from protocol.rows import Decision, Key, Rows, Where
+from protocol.rows import Decision, Rows, Where
 from protocol.types import Role
-
-MINUTE_S: Final = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +23,15 @@ class Listing:
     """A TSM's question, and what is stopped of that which was granted to it."""
 
     tsm: str
+    minute_s: int
     stops: tuple[Stop, ...]
 
 
 class ListStopsStep(StatelessStep[Listing]):
-    """The list is of a whole minute and of all customers, so that no notice is of one person alone."""
+    """The list is of a whole minute and of all customers, so that no notice is of one person alone.
+
+    Whoever asks twice in a minute gets the same stops twice: when within it each was made does not show.
+    """
 
     rpc = "Bank.ListStops"
     reply = StopList
@@ -42,11 +44,13 @@ class ListStopsStep(StatelessStep[Listing]):
             ListStops, alone(wire), self._bank.directory, role=Role.TSM, audience=self._bank.keys.name, ctx=ctx
         )
         expect_peer(ctx, tsm.name, Role.TSM)
-        facts = Listing(tsm=tsm.name, stops=stops_for(tsm.name, ctx))
+        every_s = self._bank.policy.stops_every_s
+        minute_s = ctx.now_s - ctx.now_s % every_s
+        facts = Listing(tsm=tsm.name, minute_s=minute_s, stops=stops_for(tsm.name, minute_s, every_s, ctx))
         return Incoming(facts=facts, key=opened.key, claims=opened.claims)
 
     def decide(self, rows: Rows, facts: Listing, now_s: int, entropy: Entropy) -> Decision:
-        return Decision(reply=StopList(minute_s=now_s - now_s % MINUTE_S, stops=facts.stops))
+        return Decision(reply=StopList(minute_s=facts.minute_s, stops=facts.stops))
 
     def seal(self, facts: Listing, reply: StopList, stamp: Stamp, ctx: Context) -> Wire:
         signed = envelope.sign(
@@ -56,14 +60,30 @@ class ListStopsStep(StatelessStep[Listing]):
         return Wire(cose=cose.seal(key, name=StopList.NAME, plaintext=signed, request_digest=ctx.digest))
 
 
-def stops_for(tsm: str, ctx: Context) -> tuple[Stop, ...]:
-    """Every stopped AID with a live grant at this TSM, sorted by AID; at most `MAX_STOPS`, deletions before freezes."""
-    found: list[Stop] = []
-    for kind in (StopKind.DELETED, StopKind.FROZEN):
-        customers = ctx.read(Where(CUSTOMERS, "stop", kind.value)).find(CUSTOMERS, "stop", kind.value)
-        for customer in customers:
-            name = customer.customer
-            accounts = ctx.read(Where(ANONYMOUS_ACCOUNTS, "customer", name)).find(ANONYMOUS_ACCOUNTS, "customer", name)
-            live = (ctx.read(Key(LIVE_GRANTS, (account.aid,))).get(LIVE_GRANTS, account.aid) for account in accounts)
-            found += [Stop(aid=grant.aid, kind=kind) for grant in live if grant is not None and grant.tsm == tsm]
-    return tuple(sorted(found[:MAX_STOPS], key=lambda stop: stop.aid))
+def stops_for(tsm: str, minute_s: int, every_s: int, ctx: Context) -> tuple[Stop, ...]:
+    """Every AID that was stopped at `minute_s` and was ever granted to this TSM, sorted by AID.
+
+    Raises: LimitExceeded for more than `MAX_STOPS`: half a list would let the other half pay, none lets nobody.
+    """
+    ends = (0, minute_s + every_s)  # those that hold, and those that were lifted since
+    reads = [Where(STOPS, "unlisted_from_s", end_s) for end_s in ends]
+    rows = ctx.read(*reads)
+    kinds = {
+        record.customer: StopKind(record.kind)
+        for end_s in ends
+        for record in rows.find(STOPS, "unlisted_from_s", end_s)
+        if record.made_at_s <= minute_s
+    }
+    found = [stop for customer, kind in kinds.items() for stop in _stops_of(customer, kind, tsm, minute_s, ctx)]
+    if len(found) > MAX_STOPS:
+        raise LimitExceeded(f"{len(found)} stops are more than a list holds")
+    return tuple(sorted(found, key=lambda stop: stop.aid))
+
+
+def _stops_of(customer: str, kind: StopKind, tsm: str, minute_s: int, ctx: Context) -> list[Stop]:
+    """All that was granted to this TSM, also what was given back since; what is past its expiry pays nothing anyway."""
+    where = Where(ANONYMOUS_ACCOUNTS, "customer", customer)
+    accounts = (row for row in ctx.read(where).find(ANONYMOUS_ACCOUNTS, "customer", customer))
+    alive = [account.aid for account in accounts if account.expires_at_s > minute_s]
+    rows = ctx.read(*(Where(GRANTS, "aid", aid) for aid in alive))
+    return [Stop(aid=aid, kind=kind) for aid in alive if any(one.tsm == tsm for one in rows.find(GRANTS, "aid", aid))]

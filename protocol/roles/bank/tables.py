@@ -112,6 +112,11 @@ class Grant:
     closed: bool
 
 
+def owed_minor(grant: Grant) -> int:
+    """What the bank owes the TSM by the claims it accepted, in minor units."""
+    return grant.claimed_minor - grant.credited_minor
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveGrant:
     """At most one per AID: the primary key is the obligation that no AID is granted twice."""
@@ -137,7 +142,10 @@ class ReceivedClaim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopRecord:
-    """Why and since when a customer is stopped, and who lifted it; `lifted_at_s` is 0 while it holds."""
+    """Why and since when a customer is stopped; `lifted_at_s` is 0 while it holds.
+
+    `unlisted_from_s` is the first whole minute after that, from which the lists have it no more; 0 while it holds.
+    """
 
     stop: bytes
     customer: str
@@ -145,6 +153,7 @@ class StopRecord:
     reason: str
     made_at_s: int
     lifted_at_s: int
+    unlisted_from_s: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +208,15 @@ class AuditRow:
     digest: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditHead:
+    """The last link of a log, so that the next one finds it: two at once change this row, and one of them waits."""
+
+    log: str
+    number: int
+    digest: bytes
+
+
 CUSTOMERS: Final = Table(
     "customers", Customer, ("customer",), unique=(("branch_ref",),), index=("stop",),
     sealed=frozenset({"name", "passcode_hash"}),
@@ -218,17 +236,18 @@ ANONYMOUS_ACCOUNTS: Final = Table(
     index=("customer",),
     sealed=frozenset({"k_aid"}),
 )
-GRANTS: Final = Table("grants", Grant, ("aid", "sid_digest"))
+GRANTS: Final = Table("grants", Grant, ("aid", "sid_digest"), index=("aid",))
 LIVE_GRANTS: Final = Table("live_grants", LiveGrant, ("aid",))
 RECEIVED_CLAIMS: Final = Table("received_claims", ReceivedClaim, ("aid", "sid_digest", "sequence"))
-STOPS: Final = Table("stops", StopRecord, ("stop",), index=("customer",))
-OFFICERS: Final = Table("officers", Officer, ("officer",), unique=(("kid",),))
+STOPS: Final = Table("stops", StopRecord, ("stop",), index=("customer", "unlisted_from_s"))
+OFFICERS: Final = Table("officers", Officer, ("officer",), unique=(("kid",),), index=("state",))
 TRACE_CASES: Final = Table(
     "trace_cases", TraceCase, ("case_id",), unique=(("card_ref", "atc"),), sealed=frozenset({"customer", "answer"})
 )
-TRACE_SIGNATURES: Final = Table("trace_signatures", TraceSignature, ("case_id", "officer"))
+TRACE_SIGNATURES: Final = Table("trace_signatures", TraceSignature, ("case_id", "officer"), index=("case_id",))
 AUDIT_LOG: Final = Table("audit_log", AuditRow, ("number",), append_only=True)
+AUDIT_HEADS: Final = Table("audit_heads", AuditHead, ("log",))
 BANK_TABLES: Final = (
     CUSTOMERS, PHONES, CHALLENGES, ACCOUNT_SESSIONS, ANONYMOUS_ACCOUNTS, GRANTS, LIVE_GRANTS, RECEIVED_CLAIMS, STOPS,
-    OFFICERS, TRACE_CASES, TRACE_SIGNATURES, AUDIT_LOG, LEDGER,
+    OFFICERS, TRACE_CASES, TRACE_SIGNATURES, AUDIT_LOG, AUDIT_HEADS, LEDGER,
 )  # fmt: skip

@@ -11,9 +11,11 @@ from protocol.roles.merchant.tables import (
     MERCHANT_TABLES,
     SALE_REFUNDS,
     SALES,
+    SETTLEMENTS,
     TERMINAL_KEYS,
     SaleRefund,
     SaleRow,
+    SettlementRow,
     TerminalKey,
 )
 from protocol.roles.merchant.till import CancelSaleStep, GetSaleStep, RefundSaleStep, StartSaleStep
@@ -30,9 +32,11 @@ __all__ = [
     "MERCHANT_TABLES",
     "SALES",
     "SALE_REFUNDS",
+    "SETTLEMENTS",
     "TERMINAL_KEYS",
     "SaleRefund",
     "SaleRow",
+    "SettlementRow",
     "Shop",
     "ShopPolicy",
     "TerminalKey",

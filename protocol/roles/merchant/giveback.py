@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from protocol import envelope
-from protocol.crypto import PrivateKey
+from protocol.crypto import PrivateKey, sha256
 from protocol.engine import EVIDENCE, Evidence
 from protocol.envelope import Signer, Stamp, Wire
 from protocol.errors import (
+    AlreadySettled,
     FieldMismatch,
     IdentifierTaken,
     LimitExceeded,
@@ -24,13 +25,14 @@ from protocol.errors import (
 from protocol.messages.pay import Refund, Refunded, Reversal, ReversalReason, Reversed
 from protocol.messages.till import SaleProgress
 from protocol.ports import Entropy
+from protocol.roles.merchant.booking import book_refund, book_reversal, booked_sale
 from protocol.roles.merchant.party import Shop
 from protocol.roles.merchant.progress import reason_of
 from protocol.roles.merchant.sign_on import signing_key
-from protocol.roles.merchant.tables import SALE_REFUNDS, SALES, TERMINAL_KEYS, SaleRefund, SaleRow
+from protocol.roles.merchant.tables import DUE, SALE_REFUNDS, SALES, TERMINAL_KEYS, SaleRefund, SaleRow
 from protocol.roles.party import known_party
 from protocol.rows import Decision, Insert, Key, Rows, Store, Unit, Update, Where, Write
-from protocol.types import Role
+from protocol.types import HANDLE_BYTES, Role
 
 _FINAL = (PurchaseUnknown, WrongState, LimitExceeded)
 """Refusals of a refund that stand however often it is asked for; others are of the moment, or of the key."""
@@ -96,7 +98,30 @@ def record_reversal(shop: Shop, sale: SaleRow, answer: Wire, now_s: int) -> Unit
         if row.progress != SaleProgress.EXPECT_REVERSAL:
             return Decision(reply=row)
         row = replace(row, progress=SaleProgress.REVERSED.value, reversal=b"")
-        return Decision(writes=(Update(SALES, row), _keep(Reversed.NAME, digest, answer, now_s)), reply=row)
+        posted = book_reversal(shop, row, rows, now_s)
+        return Decision(writes=(Update(SALES, row), _keep(Reversed.NAME, digest, answer, now_s), *posted), reply=row)
+
+    return Unit((Key(SALES, (sale.sale,)), booked_sale(shop, sale.sale)), decide)
+
+
+def record_reversal_refusal(sale: SaleRow, refusal: ProtocolError) -> Unit:
+    """EXPECT_REVERSAL → APPROVED with a refund of the whole, when the TSM has paid the sale out already.
+
+    The till voids nothing that is in a settlement, so this one was settled by rows that are lost (a backup was put
+    back). Other refusals are of the moment, or of the key: it stays to be sent again.
+    """
+    name = sha256(b"tapveil-void", sale.sale)[:HANDLE_BYTES]
+
+    def decide(rows: Rows) -> Decision:
+        row = rows.get(SALES, sale.sale)
+        assert row is not None
+        if not isinstance(refusal, AlreadySettled) or row.progress != SaleProgress.EXPECT_REVERSAL:
+            return Decision(reply=row)
+        row = replace(row, progress=SaleProgress.APPROVED.value, reversal=b"")
+        made = SaleRefund(
+            refund=name, sale=row.sale, amount_minor=row.amount_minor, request=b"", state="EXPECT_REFUND", settled=b""
+        )
+        return Decision(writes=(Update(SALES, row), Insert(SALE_REFUNDS, made)), reply=row)
 
     return Unit((Key(SALES, (sale.sale,)),), decide)
 
@@ -154,35 +179,45 @@ def record_refund(shop: Shop, refund: SaleRefund, answer: Wire, now_s: int) -> U
         if named != (refund.sale, refund.refund, refund.amount_minor, sale.currency):
             raise FieldMismatch("something else was refunded")
 
-    return _end_refund(refund, "DONE", check, _keep(Refunded.NAME, digest, answer, now_s))
+    return _done(shop, refund, now_s, check, _keep(Refunded.NAME, digest, answer, now_s))
 
 
-def record_refund_refusal(refund: SaleRefund, refusal: ProtocolError) -> Unit:
+def record_refund_refusal(shop: Shop, refund: SaleRefund, refusal: ProtocolError, now_s: int) -> Unit:
     """EXPECT_REFUND → REFUSED when the refusal stands; else it stays to be sent again.
 
     A name that is taken is this refund's own, made before the answer was lost and the request signed anew: DONE.
     """
     if isinstance(refusal, IdentifierTaken):
-        return _end_refund(refund, "DONE")
+        return _done(shop, refund, now_s)
     if isinstance(refusal, _FINAL):
-        return _end_refund(refund, "REFUSED")
+        return _refused(refund)
     return Unit((), lambda _rows: Decision())
 
 
-def _end_refund(
-    refund: SaleRefund, state: str, check: Callable[[SaleRow], None] | None = None, *evidence: Insert
-) -> Unit:  # fmt: skip
+def _done(
+    shop: Shop, refund: SaleRefund, now_s: int, check: Callable[[SaleRow], None] | None = None, *evidence: Insert
+) -> Unit:
     def decide(rows: Rows) -> Decision:
         row, sale = _rows_of(rows, refund)
         if check is not None:
             check(sale)
         if row.state != "EXPECT_REFUND":
             return Decision(reply=row)
-        row = replace(row, state=state, request=b"")
-        refunded_minor = sale.refunded_minor + (row.amount_minor if state == "DONE" else 0)
-        writes: tuple[Write, ...] = (
-            Update(SALE_REFUNDS, row), Update(SALES, replace(sale, refunded_minor=refunded_minor)), *evidence
-        )  # fmt: skip
+        row = replace(row, state="DONE", request=b"", settled=DUE)
+        sale = replace(sale, refunded_minor=sale.refunded_minor + row.amount_minor)
+        posted = book_refund(shop, row, sale.currency, now_s)
+        writes: tuple[Write, ...] = (Update(SALE_REFUNDS, row), Update(SALES, sale), *evidence, *posted)
         return Decision(writes=writes, reply=row)
+
+    return Unit(_keys_of(refund), decide)
+
+
+def _refused(refund: SaleRefund) -> Unit:
+    def decide(rows: Rows) -> Decision:
+        row, _ = _rows_of(rows, refund)
+        if row.state != "EXPECT_REFUND":
+            return Decision(reply=row)
+        row = replace(row, state="REFUSED", request=b"")
+        return Decision(writes=(Update(SALE_REFUNDS, row),), reply=row)
 
     return Unit(_keys_of(refund), decide)

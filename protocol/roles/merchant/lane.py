@@ -23,12 +23,13 @@ from protocol.messages.card import EmvRecord
 from protocol.messages.pay import Authorization, AuthorizationDecision, Decided, EmvPurchase, Verdict
 from protocol.messages.till import SaleProgress
 from protocol.ports import Entropy
+from protocol.roles.merchant.booking import book_sale
 from protocol.roles.merchant.party import Shop
-from protocol.roles.merchant.progress import cancel, end, owe
+from protocol.roles.merchant.progress import approve, cancel, end, owe
 from protocol.roles.merchant.sign_on import signing_key
 from protocol.roles.merchant.tables import SALES, TERMINAL_KEYS, SaleRow
 from protocol.roles.party import known_party
-from protocol.rows import Decision, Key, Rows, Store, Unit, Update, Where
+from protocol.rows import Decision, Key, Rows, Store, Unit, Update, Where, Write
 from protocol.types import Role
 
 
@@ -133,17 +134,19 @@ def record_answer(shop: Shop, sale: SaleRow, answer: Wire, now_s: int) -> Unit:
 
     def decide(rows: Rows) -> Decision:
         row = _row(rows, sale)
+        posted: tuple[Write, ...] = ()
         if row.progress != SaleProgress.EXPECT_DECISION:
             return Decision(reply=row)
         if now_s > row.deadline_s:  # the customer was told no, or is about to be
             row = owe(row)
         elif decided.verdict is Verdict.APPROVED:
-            row = replace(end(row, SaleProgress.APPROVED, outcome.APPROVED), receipt=answer.cose)
+            row = approve(row, answer.cose)
+            posted = book_sale(shop, row, now_s)
         else:
             # VERIFY: the card was let through by its own limit, but not by the TSM's. The phone can mend that.
             display = outcome.SEE_PHONE.ui.text if decided.verdict is Verdict.VERIFY else ""
             row = end(row, SaleProgress.DECLINED, outcome.DECLINED, display)
-        return Decision(writes=(Update(SALES, row),), reply=row)
+        return Decision(writes=(Update(SALES, row), *posted), reply=row)
 
     return Unit((Key(SALES, (sale.sale,)),), decide)
 

@@ -1,4 +1,4 @@
-"""How a sale leaves the lane: canceled before anything was asked, or owed a reversal after it."""
+"""How a sale leaves the lane: approved, canceled before anything was asked, or owed a reversal after it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,27 @@ from dataclasses import replace
 from typing import Final
 
 from protocol.card import outcome
+from protocol.envelope import Wire
 from protocol.messages.pay import ReversalReason
 from protocol.messages.till import SaleProgress
-from protocol.roles.merchant.tables import SaleRow
+from protocol.roles.merchant.tables import DUE, SaleRow
 
 CANCELED: Final = "Canceled"
 """The display after the till called a sale off; EMV has no message for it."""
 
 
 def end(sale: SaleRow, progress: SaleProgress, ended: outcome.Outcome, display: str = "") -> SaleRow:
-    """Off the lane, and without the chip's data: nothing is asked about them any more."""
+    """Off the lane, without the chip's data, about which nothing is asked any more; and not to be settled."""
     return replace(
         sale, progress=progress.value, lane=sale.sale, outcome=ended.kind.name, display=display or ended.ui.text,
-        request=b"", cryptogram=b"",
+        request=b"", cryptogram=b"", settled=b"",
     )  # fmt: skip
+
+
+def approve(sale: SaleRow, receipt: bytes) -> SaleRow:
+    """To be settled, unless it is voided before. The receipt stays with what is needed to verify it."""
+    ended = end(sale, SaleProgress.APPROVED, outcome.APPROVED)
+    return replace(ended, receipt=receipt, asked=Wire(cose=sale.request).digest, settled=DUE)
 
 
 def cancel(sale: SaleRow) -> SaleRow:

@@ -31,9 +31,10 @@ class SaleRow:
 
     `lane` is the terminal while the sale has it, else the sale's own name: a terminal has one sale at a time.
     `request` is the signed Authorize as it is sent, and `cryptogram` the AC that its SDAD holds, both until the
-    decision is in; `receipt` is the TSM's signed approval; `reversal` is the signed Reverse as it is sent.
-    `deadline_s` is the Unix time until which a tap or a decision is waited for. `settled` is the settlement that
-    it is in, or empty.
+    decision is in; `receipt` is the TSM's signed approval and `asked` the digest of the request that it answers,
+    without which it can't be verified; `reversal` is the signed Reverse as it is sent. `deadline_s` is the Unix time
+    until which a tap or a decision is waited for. `settled` is the settlement that it is in, DUE once it is approved
+    and in none, else empty.
     """
 
     sale: bytes
@@ -47,6 +48,7 @@ class SaleRow:
     request: bytes
     cryptogram: bytes
     receipt: bytes
+    asked: bytes
     reversal: bytes
     deadline_s: int
     started_at_s: int
@@ -58,7 +60,7 @@ class SaleRow:
 class SaleRefund:
     """Money given back of a sale: EXPECT_REFUND, DONE or REFUSED. `request` is the signed Refund as it is sent.
 
-    `settled` is the settlement that it is set off in, or empty.
+    `settled` is the settlement that it is set off in, DUE once it is made and in none, else empty.
     """
 
     refund: bytes
@@ -71,8 +73,11 @@ class SaleRefund:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettlementRow:
-    """A batch to be paid out: EXPECT_PAYOUT, PAID or REFUSED. `request` is the signed Settlement as it is sent,
-    `payout` the TSM's signed answer."""
+    """A batch to be paid out: EXPECT_PAYOUT, PAID or REFUSED.
+
+    `request` is the signed Settlement as it is sent, `payout` the TSM's signed answer; it is empty where the TSM only
+    said that it has paid this batch, after the answer was lost for longer than the request was good.
+    """
 
     batch: bytes
     currency: str
@@ -82,6 +87,9 @@ class SettlementRow:
     made_at_s: int
     state: str
 
+
+DUE: Final = b"due"
+"""In the column `settled`: to be put into the next settlement. A settlement's own name is longer."""
 
 TERMINAL_KEYS: Final = Table("terminal_keys", TerminalKey, ("terminal",), sealed=frozenset({"private_key", "request"}))
 SALES: Final = Table(

@@ -13,12 +13,20 @@ from protocol.card import outcome
 from protocol.card.tap import amount_bytes, currency_code
 from protocol.engine import Context, F, Incoming, StatelessStep, Step
 from protocol.envelope import Opened, Stamp, Wire
-from protocol.errors import CardDataInvalid, IdentifierTaken, LimitExceeded, PurchaseUnknown, WrongIssuer, WrongState
+from protocol.errors import (
+    AlreadySettled,
+    CardDataInvalid,
+    IdentifierTaken,
+    LimitExceeded,
+    PurchaseUnknown,
+    WrongIssuer,
+    WrongState,
+)
 from protocol.messages.till import CancelSale, GetSale, RefundSale, SaleProgress, SaleState, StartSale
 from protocol.ports import Entropy
 from protocol.roles.merchant.party import Shop
 from protocol.roles.merchant.progress import CANCELED, cancel, owe
-from protocol.roles.merchant.tables import SALE_REFUNDS, SALES, SaleRefund, SaleRow
+from protocol.roles.merchant.tables import DUE, SALE_REFUNDS, SALES, SaleRefund, SaleRow
 from protocol.roles.party import alone, expect_peer, expect_state, open_certified
 from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where
 from protocol.types import Role
@@ -100,7 +108,7 @@ class StartSaleStep(_TillStep[StartSale]):
         row = SaleRow(
             sale=facts.sale, amount_minor=facts.amount_minor, currency=facts.currency,
             progress=SaleProgress.EXPECT_TAP.value, lane=lane, outcome="", display=outcome.Message.PRESENT_CARD.text,
-            card="", request=b"", cryptogram=b"", receipt=b"", reversal=b"",
+            card="", request=b"", cryptogram=b"", receipt=b"", asked=b"", reversal=b"",
             deadline_s=now_s + self._shop.policy.tap_wait_s, started_at_s=now_s, refunded_minor=0, settled=b"",
         )  # fmt: skip
         return Decision(writes=(Insert(SALES, row),), reply=_state(row, 0))
@@ -123,7 +131,7 @@ class GetSaleStep(_TillStep[SaleState], StatelessStep[SaleState]):
 
 
 class CancelSaleStep(_TillStep[CancelSale]):
-    """Before the TSM was asked, that is all; after that, the TSM must take the purchase back."""
+    """Before the TSM was asked, that is all; after that, the TSM must take the purchase back, unless it is settled."""
 
     rpc = "Merchant.CancelSale"
 
@@ -139,6 +147,8 @@ class CancelSaleStep(_TillStep[CancelSale]):
         expect_state(row.progress, SaleProgress.EXPECT_TAP, SaleProgress.EXPECT_DECISION, SaleProgress.APPROVED)
         if row.refunded_minor or _pending(rows, facts.sale):
             raise WrongState("part of it was refunded: refund the rest")
+        if row.settled not in (b"", DUE):
+            raise AlreadySettled("it was paid out, or is about to be: refund it")
         row = cancel(row) if row.progress == SaleProgress.EXPECT_TAP else owe(row, CANCELED)
         return Decision(writes=(Update(SALES, row),), reply=_state(row, 0))
 

@@ -11,6 +11,7 @@ from protocol.roles.se.account import (
     InstallAccountStep,
     InstallPassStep,
 )
+from protocol.roles.se.answer import OpenServiceStep
 from protocol.roles.se.card import GenerateCardKeysStep, InstallCardsStep
 from protocol.roles.se.identity import (
     AcceptDecisionStep,
@@ -22,7 +23,7 @@ from protocol.roles.se.identity import (
 from protocol.roles.se.opening import OpenCardStep
 from protocol.roles.se.party import SecureElement
 from protocol.roles.se.pin import ReopenPinStep, SetPinStep, VerifyPinStep
-from protocol.roles.se.service import GenerateServiceKeysStep, MakeBankInfoStep, OpenServiceStep, SignServiceStep
+from protocol.roles.se.service import GenerateServiceKeysStep, MakeBankInfoStep, SignServiceStep
 from protocol.roles.se.status import StatusStep
 
 _STEPS: tuple[type[Any], ...] = (

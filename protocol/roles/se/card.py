@@ -20,10 +20,20 @@ from protocol.messages.attest import PossessionForCards
 from protocol.messages.card import CardActivation, CardChallenge, CardKey, CardKeys, CardsIssued
 from protocol.messages.se import SealedRequest, SeGenerateCardKeys, SeInstallCards, Statement
 from protocol.ports import Entropy
-from protocol.roles.se.account import account_of
+from protocol.roles.party import expect_state
+from protocol.roles.se.credit import grant_for_cards
 from protocol.roles.se.party import SeStep, expect_open, fresh, nonce
 from protocol.roles.se.service import ACTIVATE_CARDS, expect_same, open_by_tsm, service_of, service_signer
-from protocol.roles.se.tables import OWNERS, SERVICE_KEYS, VIRTUAL_CARDS, Account, ServiceKeys, VirtualCard
+from protocol.roles.se.tables import (
+    GRANTS,
+    OWNERS,
+    SERVICE_KEYS,
+    VIRTUAL_CARDS,
+    Account,
+    Grant,
+    ServiceKeys,
+    VirtualCard,
+)
 from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where
 
 ISSUE_CARDS = "issue-cards"
@@ -37,6 +47,7 @@ class Generating:
 
     command: SeGenerateCardKeys
     service: ServiceKeys
+    grant: Grant
     account: Account
     challenge: CardChallenge
     cards: tuple[VirtualCard, ...] = ()
@@ -62,8 +73,8 @@ class GenerateCardKeysStep(SeStep[SeGenerateCardKeys, Generating]):
             raise FieldMismatch("TID")
         if not same(challenge.n_u, service.n_u):
             raise NonceMismatch
-        account = account_of(ctx, service.account)
-        return Generating(command=command, service=service, account=account, challenge=challenge)
+        grant, account = grant_for_cards(ctx, service.tid)
+        return Generating(command=command, service=service, grant=grant, account=account, challenge=challenge)
 
     def prepare(self, incoming: Incoming[Generating], ctx: Context) -> Incoming[Generating]:
         facts = incoming.facts
@@ -84,7 +95,7 @@ class GenerateCardKeysStep(SeStep[SeGenerateCardKeys, Generating]):
         request = cose.encrypt(service.k_tid, ctx.entropy, name=CardKeys.NAME, plaintext=plaintext)
         batch = card_session(n_t)
         cards = tuple(
-            _blank(service.tid, batch, position, key, card_key.salt, expires_at_s=ctx.now_s + ISSUE_S)
+            _blank(facts.grant, batch, position, key, card_key.salt, expires_at_s=ctx.now_s + ISSUE_S)
             for position, (key, card_key) in enumerate(zip(keys, shown, strict=True))
         )
         return replace(incoming, facts=replace(facts, cards=cards, request=request))
@@ -100,13 +111,18 @@ class GenerateCardKeysStep(SeStep[SeGenerateCardKeys, Generating]):
         )  # fmt: skip
 
     def reads(self, facts: Generating) -> tuple[Read, ...]:
-        return (Key(SERVICE_KEYS, (facts.service.tid,)), Key(OWNERS, (facts.account.bank,)))
+        return (
+            Key(SERVICE_KEYS, (facts.service.tid,)), Key(OWNERS, (facts.grant.bank,)),
+            Key(GRANTS, (facts.grant.sid_digest,)),
+        )  # fmt: skip
 
     def decide(self, rows: Rows, facts: Generating, now_s: int, entropy: Entropy) -> Decision:
-        expect_open(rows, facts.account.bank)
-        service = rows.get(SERVICE_KEYS, facts.service.tid)
+        expect_open(rows, facts.grant.bank)
+        service, grant = rows.get(SERVICE_KEYS, facts.service.tid), rows.get(GRANTS, facts.grant.sid_digest)
         assert service is not None
+        assert grant is not None
         expect_same(service, facts.service)
+        expect_state(grant.state, "ACTIVE")
         handle = card_session(facts.challenge.n_t)
         asked = replace(
             service, n_t=facts.challenge.n_t, pending=ISSUE_CARDS,
@@ -118,13 +134,13 @@ class GenerateCardKeysStep(SeStep[SeGenerateCardKeys, Generating]):
 
 
 def _blank(
-    tid: str, batch: bytes, position: int, key: CardPrivateKey, salt: bytes, *, expires_at_s: int
+    grant: Grant, batch: bytes, position: int, key: CardPrivateKey, salt: bytes, *, expires_at_s: int
 ) -> VirtualCard:
     return VirtualCard(
-        modulus_digest=sha256(key.public.to_bytes()), tid=tid, batch=batch, position=position,
+        modulus_digest=sha256(key.public.to_bytes()), tid=grant.tid, batch=batch, position=position,
         card_key=key.to_bytes(), salt=salt, pan="", masked="", k_ac=b"", icc_certificate=b"", records=b"",
         expires_at_s=expires_at_s, limit_minor=0, currency="", uses=0, per_use_minor=0, total_minor=0, channel="",
-        state="EXPECT_ISSUE", verify_above_minor=0, atc=0, used=0,
+        state="EXPECT_ISSUE", verify_above_minor=0, atc=0, used=0, sid_digest=grant.sid_digest,
     )  # fmt: skip
 
 
@@ -167,10 +183,13 @@ class InstallCardsStep(SeStep[SeInstallCards, Installing]):
             raise FieldMismatch("TID")
         if not (same(issued.n_u, service.n_u) and same(issued.n_t, service.n_t)):
             raise NonceMismatch
-        bank, batch = account_of(ctx, service.account).bank, card_session(issued.n_t)
+        batch = card_session(issued.n_t)
         blanks = ctx.read(Where(VIRTUAL_CARDS, "batch", batch)).find(VIRTUAL_CARDS, "batch", batch)
         self.check_cards(issued, blanks, ctx.now_s)
-        return Installing(service=service, bank=bank, issued=issued, batch=batch)
+        of_grant = blanks[0].sid_digest
+        grant = ctx.read(Key(GRANTS, (of_grant,))).get(GRANTS, of_grant)
+        assert grant is not None  # grants are never deleted
+        return Installing(service=service, bank=grant.bank, issued=issued, batch=batch)
 
     def check_cards(self, issued: CardsIssued, blanks: tuple[VirtualCard, ...], now_s: int) -> None:
         """Each certificate chains to an EMV CA and binds this very PAN to this SE's own card key (formal/core)."""

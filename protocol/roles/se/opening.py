@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 
 from protocol.card.cvr import OPENING_BYTES
 from protocol.engine import Context, Incoming
-from protocol.errors import NoCard, PaymentClosed, WrongState
+from protocol.errors import NoCard, PaymentClosed, ProtocolError, WrongState
 from protocol.messages.se import Opening, OpeningState, SeOpenCard, SeOpening
 from protocol.ports import Entropy
-from protocol.roles.se.account import account_of
 from protocol.roles.se.party import SeStep, expect_open
 from protocol.roles.se.service import service_of
-from protocol.roles.se.tables import FIELD, OWNERS, VIRTUAL_CARDS, FieldRow, Owner, ServiceKeys, VirtualCard
+from protocol.roles.se.tables import FIELD, GRANTS, OWNERS, VIRTUAL_CARDS, FieldRow, Owner, ServiceKeys, VirtualCard
 from protocol.rows import Decision, Delete, Insert, Key, Read, Rows, Update, Where, Write
 
 SLOT = "nfc"
@@ -45,12 +44,13 @@ def is_usable(card: VirtualCard, now_s: int) -> bool:
 class OpeningCard:
     """The wish to pay, and what the phone's software measures as now (closing asks for neither).
 
-    `last` is the card of the opening before, which may be another account's.
+    `banks` are those whose credit the account has or had. `last` is the card of the opening before, which may be
+    another account's.
     """
 
     command: SeOpenCard
     service: ServiceKeys
-    bank: str
+    banks: frozenset[str]
     last: bytes
     pcr10: bytes = b""
 
@@ -73,8 +73,9 @@ class OpenCardStep(SeStep[SeOpenCard, OpeningCard]):
         service = service_of(ctx, command.tid)
         if command.ceiling_minor and service.state != "ACTIVE":
             raise WrongState("the account is not active")
-        bank, field = account_of(ctx, service.account).bank, ctx.read(Key(FIELD, (SLOT,))).get(FIELD, SLOT)
-        return OpeningCard(command=command, service=service, bank=bank, last=b"" if field is None else field.card)
+        grants = ctx.read(Where(GRANTS, "tid", service.tid)).find(GRANTS, "tid", service.tid)
+        banks, field = frozenset(grant.bank for grant in grants), ctx.read(Key(FIELD, (SLOT,))).get(FIELD, SLOT)
+        return OpeningCard(command=command, service=service, banks=banks, last=b"" if field is None else field.card)
 
     def prepare(self, incoming: Incoming[OpeningCard], ctx: Context) -> Incoming[OpeningCard]:
         facts = incoming.facts
@@ -85,8 +86,8 @@ class OpenCardStep(SeStep[SeOpenCard, OpeningCard]):
 
     def reads(self, facts: OpeningCard) -> tuple[Read, ...]:
         return (
-            Key(FIELD, (SLOT,)), Key(OWNERS, (facts.bank,)), Where(VIRTUAL_CARDS, "tid", facts.service.tid),
-            Key(VIRTUAL_CARDS, (facts.last,)),
+            Key(FIELD, (SLOT,)), Where(VIRTUAL_CARDS, "tid", facts.service.tid), Key(VIRTUAL_CARDS, (facts.last,)),
+            Where(GRANTS, "tid", facts.service.tid), *(Key(OWNERS, (bank,)) for bank in sorted(facts.banks)),
         )  # fmt: skip
 
     def decide(self, rows: Rows, facts: OpeningCard, now_s: int, entropy: Entropy) -> Decision:
@@ -95,11 +96,7 @@ class OpenCardStep(SeStep[SeOpenCard, OpeningCard]):
         if facts.command.ceiling_minor == 0:
             closing = () if old is None else (Update(FIELD, replace(old, state=OpeningState.CLOSED.value)),)
             return Decision(writes=(*closing, *used_up), reply=SeOpening(opening=_CLOSED))
-        expect_open(rows, facts.bank)
-        owner = rows.get(OWNERS, facts.bank)
-        assert owner is not None
-        expect_unchanged(owner, facts.pcr10)
-        card = _choose(rows.find(VIRTUAL_CARDS, "tid", facts.service.tid), facts.command.ceiling_minor, now_s)
+        card = _choose(rows, facts, now_s)
         row = FieldRow(
             slot=SLOT, opening=entropy.bytes(OPENING_BYTES), tid=card.tid, card=card.modulus_digest,
             ceiling_minor=facts.command.ceiling_minor, verify_above_minor=card.verify_above_minor,
@@ -123,8 +120,26 @@ def _used_up(rows: Rows, facts: OpeningCard) -> tuple[Delete, ...]:
     return tuple(Delete(VIRTUAL_CARDS, card) for card in (*own, *other) if card.state == "SPENT")
 
 
-def _choose(cards: tuple[VirtualCard, ...], ceiling_minor: int, now_s: int) -> VirtualCard:
-    fit = [card for card in cards if is_usable(card, now_s) and card.per_use_minor >= ceiling_minor]
+def _choose(rows: Rows, facts: OpeningCard, now_s: int) -> VirtualCard:
+    # A card is paid by the bank of its grant: that bank must have found the phone good, as it is now.
+    closed = {bank: refusal for bank in facts.banks if (refusal := _why_closed(rows, bank, facts.pcr10)) is not None}
+    if len(closed) == len(facts.banks):
+        raise closed[min(closed)]
+    cards, least_minor = rows.find(VIRTUAL_CARDS, "tid", facts.service.tid), facts.command.ceiling_minor
+    banks = {grant.sid_digest: grant.bank for grant in rows.find(GRANTS, "tid", facts.service.tid)}
+    usable = [card for card in cards if is_usable(card, now_s) and card.per_use_minor >= least_minor]
+    fit = [card for card in usable if banks[card.sid_digest] not in closed]
     if not fit:
-        raise NoCard
+        raise closed[banks[usable[0].sid_digest]] if usable else NoCard
     return min(fit, key=lambda card: (card.expires_at_s, card.modulus_digest))
+
+
+def _why_closed(rows: Rows, bank: str, pcr10: bytes) -> ProtocolError | None:
+    try:
+        expect_open(rows, bank)
+        owner = rows.get(OWNERS, bank)
+        assert owner is not None
+        expect_unchanged(owner, pcr10)
+    except ProtocolError as refusal:
+        return refusal
+    return None

@@ -5,41 +5,53 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from protocol import cose, envelope
-from protocol.commitments import card_session, commitment
+from protocol.commitments import commitment
 from protocol.crypto import PrivateKey, PublicKey, same, sha256
 from protocol.engine import Context, Incoming
-from protocol.envelope import OBJECT_LIFETIME_S, Opened, Signer, Wire
+from protocol.envelope import Opened, Signer, Wire
 from protocol.errors import FieldMismatch, NonceMismatch, UnknownAccount, WrongState
 from protocol.messages.attest import PossessionForSession
-from protocol.messages.card import CardRequest, CardsActive
+from protocol.messages.card import CardRequest
 from protocol.messages.se import (
     SealedRequest,
     SeBankInfo,
     SeGenerateServiceKeys,
     SeMakeBankInfo,
-    SeOpenService,
-    SeService,
     SeSignService,
     Statement,
 )
 from protocol.messages.service import (
-    AccountClosed,
     BankInfo,
     CloseAccount,
     CreditProof,
-    ServiceAccount,
     ServiceOffer,
     ServiceRequest,
-    TidCertificate,
     TsmInfo,
 )
 from protocol.pki import Use
 from protocol.ports import Entropy
 from protocol.roles.party import expect_state
 from protocol.roles.se.account import account_of
+from protocol.roles.se.credit import (
+    expect_another_bank,
+    expect_waiting,
+    grant_for_cards,
+    grant_to_close,
+    waiting_offer,
+)
 from protocol.roles.se.party import SeStep, expect_open, fresh, nonce
-from protocol.roles.se.tables import ACCOUNTS, OWNERS, SERVICE_KEYS, VIRTUAL_CARDS, Account, ServiceKeys
-from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where, Write
+from protocol.roles.se.tables import (
+    ACCOUNTS,
+    GRANTS,
+    OWNERS,
+    RECREDITS,
+    SERVICE_KEYS,
+    Account,
+    Grant,
+    Recredit,
+    ServiceKeys,
+)
+from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where
 
 ACTIVATE_CARDS = "activate-cards"
 
@@ -114,13 +126,15 @@ class GenerateServiceKeysStep(SeStep[SeGenerateServiceKeys, Generating]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committing:
-    """TID-1b opened with DK_TID; BINFO to be made."""
+    """TID-1b opened with DK_TID, or the offer of further credit that the SE keeps (`further`); BINFO to be made."""
 
     command: SeMakeBankInfo
     service: ServiceKeys
     account: Account
     offer: ServiceOffer
-    after: ServiceKeys | None = None
+    further: Recredit | None = None
+    binfo: bytes = b""
+    after: ServiceKeys | Recredit | None = None
 
 
 class MakeBankInfoStep(SeStep[SeMakeBankInfo, Committing]):
@@ -136,6 +150,13 @@ class MakeBankInfoStep(SeStep[SeMakeBankInfo, Committing]):
         accounts = ctx.read(Where(ACCOUNTS, "aid", command.aid)).find(ACCOUNTS, "aid", command.aid)
         if not accounts:
             raise UnknownAccount
+        if not command.reply:
+            further = waiting_offer(ctx, service.tid)
+            offer = ServiceOffer(
+                tid=further.tid, pk_tid=further.pk_tid, n_u=further.n_u, sid=further.sid, n_t=further.n_t,
+                key=service.k_tid,
+            )  # fmt: skip
+            return Committing(command=command, service=service, account=accounts[0], offer=offer, further=further)
         signed = cose.unseal(
             PrivateKey.from_bytes(service.dk_tid), command.reply, name=ServiceOffer.NAME, max_bytes=self.max_bytes,
             request_digest=service.digest,
@@ -163,11 +184,17 @@ class MakeBankInfoStep(SeStep[SeMakeBankInfo, Committing]):
         signer = Signer(name=account.aid, key=PrivateKey.from_bytes(account.sk_aid))
         signed = envelope.sign(signer, message, audience=account.bank, stamp=fresh(ctx))
         binfo = cose.encrypt(account.k_aid, ctx.entropy, name=BankInfo.NAME, plaintext=signed)
-        after = replace(
-            service, k_tid=offer.key, n_t=offer.n_t, sid=offer.sid, account=account.account, r=r, com=com, n2=n2,
-            binfo=binfo, state="EXPECT_PROOF",
-        )  # fmt: skip
-        return replace(incoming, facts=replace(facts, after=after))
+        after: ServiceKeys | Recredit
+        if facts.further is None:
+            after = replace(
+                service, k_tid=offer.key, n_t=offer.n_t, sid=offer.sid, account=account.account, r=r, com=com, n2=n2,
+                binfo=binfo, state="EXPECT_PROOF",
+            )  # fmt: skip
+        else:
+            after = replace(
+                facts.further, account=account.account, r=r, com=com, n2=n2, binfo=binfo, state="EXPECT_PROOF"
+            )
+        return replace(incoming, facts=replace(facts, binfo=binfo, after=after))
 
     def commit(self, service: ServiceKeys, offer: ServiceOffer, r: bytes) -> bytes:
         """com, over the SE's own TID key (formal/se RAWCOM)."""
@@ -176,7 +203,8 @@ class MakeBankInfoStep(SeStep[SeMakeBankInfo, Committing]):
     def reads(self, facts: Committing) -> tuple[Read, ...]:
         account = facts.account
         return (
-            Key(SERVICE_KEYS, (facts.service.tid,)), Key(ACCOUNTS, (account.account,)), Key(OWNERS, (account.bank,))
+            Key(SERVICE_KEYS, (facts.service.tid,)), Key(ACCOUNTS, (account.account,)), Key(OWNERS, (account.bank,)),
+            Where(GRANTS, "tid", facts.service.tid), Where(RECREDITS, "tid", facts.service.tid),
         )  # fmt: skip
 
     def decide(self, rows: Rows, facts: Committing, now_s: int, entropy: Entropy) -> Decision:
@@ -185,21 +213,30 @@ class MakeBankInfoStep(SeStep[SeMakeBankInfo, Committing]):
         assert service is not None
         assert account is not None
         assert facts.after is not None
-        expect_state(service.state, "EXPECT_OFFER")
+        expect_state(service.state, "EXPECT_OFFER" if facts.further is None else "ACTIVE")
         expect_state(account.state, "ACTIVE")
         if account.tsm != service.tsm:
             raise FieldMismatch("the account was opened for another TSM")
-        reply = SeBankInfo(binfo=facts.after.binfo, sid=facts.after.sid, nonce1=facts.command.nonce1)
-        return Decision(writes=(Update(SERVICE_KEYS, facts.after),), reply=reply)
+        if facts.further is not None:
+            expect_another_bank(rows, service.tid, account, now_s)
+            expect_waiting(rows, facts.further)
+        write = Update(SERVICE_KEYS if facts.further is None else RECREDITS, facts.after)
+        reply = SeBankInfo(binfo=facts.binfo, sid=facts.offer.sid, nonce1=facts.command.nonce1)
+        return Decision(writes=(write,), reply=reply)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signing:
-    """A typed statement of SK_TID, made and sealed by the SE."""
+    """A typed statement of SK_TID, made and sealed by the SE: a proof of credit, or about the `grant` that there is.
+
+    `proof` is what was committed to: TID-2b's, or that under an offer of further credit.
+    """
 
     command: SeSignService
     service: ServiceKeys
+    proof: ServiceKeys | Recredit
     account: Account
+    grant: Grant | None = None
     request: bytes = b""
     session: bytes = b""
     n_u: bytes = b""
@@ -216,7 +253,16 @@ class SignServiceStep(SeStep[SeSignService, Signing]):
         service = service_of(ctx, command.tid)
         if not service.account:
             raise WrongState("no offer was opened for this TID")
-        return Signing(command=command, service=service, account=account_of(ctx, service.account))
+        if command.statement is Statement.CREDIT_PROOF:
+            proof = waiting_offer(ctx, service.tid, "EXPECT_PROOF") if service.state == "ACTIVE" else service
+            account = account_of(ctx, proof.account)
+            return Signing(command=command, service=service, proof=proof, account=account)
+        if command.statement is Statement.CARD_REQUEST:
+            grant, account = grant_for_cards(ctx, service.tid)
+        else:
+            grant = grant_to_close(ctx, service.tid, command.aid)
+            account = account_of(ctx, grant.account)
+        return Signing(command=command, service=service, proof=service, account=account, grant=grant)
 
     def prepare(self, incoming: Incoming[Signing], ctx: Context) -> Incoming[Signing]:
         facts = incoming.facts
@@ -229,16 +275,16 @@ class SignServiceStep(SeStep[SeSignService, Signing]):
         return replace(incoming, facts=made)
 
     def _credit_proof(self, facts: Signing, ctx: Context) -> Signing:
-        service, account = facts.service, facts.account
+        service, account, proof = facts.service, facts.account, facts.proof
         info = TsmInfo(
-            bank=account.bank, sid=service.sid, tid=service.tid, aid=account.aid, r=service.r, com=service.com,
-            binfo_digest=sha256(service.binfo), n2=service.n2, expires_at_s=account.expires_at_s,
-            limit_minor=account.limit_minor, currency=account.currency, n_t=service.n_t,
+            bank=account.bank, sid=proof.sid, tid=service.tid, aid=account.aid, r=proof.r, com=proof.com,
+            binfo_digest=sha256(proof.binfo), n2=proof.n2, expires_at_s=account.expires_at_s,
+            limit_minor=account.limit_minor, currency=account.currency, n_t=proof.n_t,
         )  # fmt: skip
         holder = Signer(name=account.aid, key=PrivateKey.from_bytes(account.sk_aid))
-        shown = PossessionForSession(sid=service.sid, pass_digest=sha256(account.launch_pass))
+        shown = PossessionForSession(sid=proof.sid, pass_digest=sha256(account.launch_pass))
         message = CreditProof(
-            binfo=service.binfo,
+            binfo=proof.binfo,
             tsminfo=envelope.sign(service_signer(service), info, audience=service.tsm, stamp=fresh(ctx)),
             launch_pass=account.launch_pass,
             possession=envelope.sign(holder, shown, audience=service.tsm, stamp=fresh(ctx)),
@@ -246,7 +292,7 @@ class SignServiceStep(SeStep[SeSignService, Signing]):
         )
         signed = envelope.sign(service_signer(service), message, audience=service.tsm, stamp=fresh(ctx))
         request = cose.encrypt(service.k_tid, ctx.entropy, name=CreditProof.NAME, plaintext=signed)
-        return replace(facts, request=request, session=service.sid, n_u=service.n_u)
+        return replace(facts, request=request, session=proof.sid, n_u=service.n_u)
 
     def _card_request(self, facts: Signing, ctx: Context) -> Signing:
         service = facts.service
@@ -257,122 +303,38 @@ class SignServiceStep(SeStep[SeSignService, Signing]):
         return replace(facts, request=request, n_u=message.n_u)
 
     def _close(self, facts: Signing, ctx: Context) -> Signing:
-        service = facts.service
-        message = CloseAccount(tid=service.tid, sid=service.sid)
+        service, grant = facts.service, facts.grant
+        assert grant is not None
+        message = CloseAccount(tid=service.tid, sid=grant.sid)
         signed = envelope.sign(service_signer(service), message, audience=service.tsm, stamp=fresh(ctx))
         request = cose.encrypt(service.k_tid, ctx.entropy, name=CloseAccount.NAME, plaintext=signed)
-        return replace(facts, request=request, session=sha256(service.sid), n_u=service.n_u)
+        return replace(facts, request=request, session=grant.sid_digest, n_u=service.n_u)
 
     def reads(self, facts: Signing) -> tuple[Read, ...]:
-        return (Key(SERVICE_KEYS, (facts.service.tid,)), Key(OWNERS, (facts.account.bank,)))
+        return (
+            Key(SERVICE_KEYS, (facts.service.tid,)), Key(OWNERS, (facts.account.bank,)),
+            Where(RECREDITS, "tid", facts.service.tid),
+        )  # fmt: skip
 
     def decide(self, rows: Rows, facts: Signing, now_s: int, entropy: Entropy) -> Decision:
         if facts.command.statement is not Statement.CLOSE_ACCOUNT:  # giving credit back harms nobody
             expect_open(rows, facts.account.bank)
         service = rows.get(SERVICE_KEYS, facts.service.tid)
         assert service is not None
+        reply = SealedRequest(cose=facts.request, session=facts.session, handle=service.tid)
+        digest = Wire(cose=facts.request, session=facts.session).digest
+        if isinstance(facts.proof, Recredit):
+            expect_state(service.state, "ACTIVE")
+            expect_waiting(rows, facts.proof)
+            sealed = replace(facts.proof, digest=digest, state="EXPECT_ACCEPTANCE")
+            return Decision(writes=(Update(RECREDITS, sealed),), reply=reply)
         proof = facts.command.statement is Statement.CREDIT_PROOF
         expect_state(service.state, "EXPECT_PROOF" if proof else "ACTIVE")
         asked = replace(
-            service, pending=facts.command.statement.value, n_u=facts.n_u,
-            digest=Wire(cose=facts.request, session=facts.session).digest,
+            service, pending=facts.command.statement.value, n_u=facts.n_u, digest=digest,
             state="EXPECT_ACCEPTANCE" if proof else "ACTIVE",
         )  # fmt: skip
-        reply = SealedRequest(cose=facts.request, session=facts.session, handle=service.tid)
         return Decision(writes=(Update(SERVICE_KEYS, asked),), reply=reply)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
-    """The TSM's verified answer to the statement under way, and the service after it."""
-
-    service: ServiceKeys
-    after: ServiceKeys
-
-
-class OpenServiceStep(SeStep[SeOpenService, Answered]):
-    """TID-4 and the last answers of CARD and closing: opened under K_TID,TSM, which never leaves the SE."""
-
-    rpc = "SecureElement.OpenService"
-    command = SeOpenService
-    reply = SeService
-
-    def look(self, command: SeOpenService, ctx: Context) -> Answered:
-        service = service_of(ctx, command.tid)
-        answer = command.reply
-        if service.pending == Statement.CREDIT_PROOF:
-            after = self._accepted(service, answer, ctx)
-        elif service.pending == ACTIVATE_CARDS:
-            after = self._activated(service, answer, ctx)
-        elif service.pending == Statement.CLOSE_ACCOUNT:
-            after = self._closed(service, answer, ctx)
-        else:
-            raise WrongState("no such answer is expected")
-        return Answered(service=service, after=replace(after, pending=""))
-
-    def _open(self, kind: type[envelope.M], service: ServiceKeys, answer: bytes, ctx: Context) -> Opened[envelope.M]:
-        return open_by_tsm(kind, service, answer, self._se.tsm(service.tsm).key, ctx)
-
-    def _accepted(self, service: ServiceKeys, answer: bytes, ctx: Context) -> ServiceKeys:
-        message = self._open(ServiceAccount, service, answer, ctx).message
-        if not same(message.n_u, service.n_u):
-            raise NonceMismatch
-        if (message.tid, message.sid, message.com) != (service.tid, service.sid, service.com):
-            raise FieldMismatch("the TSM accepted something else")
-        self.check_certificate(message, service, ctx.now_s)
-        return replace(
-            service, expires_at_s=message.expires_at_s, limit_minor=message.limit_minor, currency=message.currency,
-            certificate=message.certificate, state="ACTIVE",
-        )  # fmt: skip
-
-    def check_certificate(self, message: ServiceAccount, service: ServiceKeys, now_s: int) -> None:
-        """CERT_TID^TSM certifies this TID and this SE's own key (formal/core, UserTID)."""
-        tsm = self._se.tsm(service.tsm)
-        certificate = envelope.open_signed(
-            TidCertificate, message.certificate, tsm.key, issuer=tsm.name, audience=service.tid, now_s=now_s,
-            max_lifetime_s=OBJECT_LIFETIME_S,
-        ).message  # fmt: skip
-        pk_tid = PrivateKey.from_bytes(service.sk_tid).public.encoded
-        if (certificate.tid, certificate.pk_tid) != (service.tid, pk_tid):
-            raise FieldMismatch("CERT_TID certifies another key")
-
-    def _activated(self, service: ServiceKeys, answer: bytes, ctx: Context) -> ServiceKeys:
-        message = self._open(CardsActive, service, answer, ctx).message
-        if not same(message.n_t, service.n_t):
-            raise NonceMismatch
-        batch = card_session(service.n_t)
-        cards = ctx.read(Where(VIRTUAL_CARDS, "batch", batch)).find(VIRTUAL_CARDS, "batch", batch)
-        if (message.tid, message.number) != (service.tid, len(cards)):
-            raise FieldMismatch("the TSM activated something else")
-        return service
-
-    def _closed(self, service: ServiceKeys, answer: bytes, ctx: Context) -> ServiceKeys:
-        message = self._open(AccountClosed, service, answer, ctx).message
-        if (message.tid, message.sid) != (service.tid, service.sid):
-            raise FieldMismatch("the TSM closed something else")
-        return replace(service, state="CLOSED")
-
-    def reads(self, facts: Answered) -> tuple[Read, ...]:
-        tid = facts.service.tid
-        return (Key(SERVICE_KEYS, (tid,)), Where(VIRTUAL_CARDS, "tid", tid))
-
-    def decide(self, rows: Rows, facts: Answered, now_s: int, entropy: Entropy) -> Decision:
-        service, after = rows.get(SERVICE_KEYS, facts.service.tid), facts.after
-        assert service is not None
-        expect_same(service, facts.service)
-        cards = rows.find(VIRTUAL_CARDS, "tid", service.tid)
-        changed: tuple[Write, ...] = ()
-        if service.pending == ACTIVATE_CARDS:
-            changed = tuple(
-                Update(VIRTUAL_CARDS, replace(card, state="ACTIVE")) for card in cards if card.state == "ISSUED"
-            )
-        elif after.state == "CLOSED":
-            changed = tuple(Update(VIRTUAL_CARDS, replace(card, state="CLOSED")) for card in cards)
-        reply = SeService(
-            tid=after.tid, state=after.state, expires_at_s=after.expires_at_s, limit_minor=after.limit_minor,
-            currency=after.currency,
-        )  # fmt: skip
-        return Decision(writes=(Update(SERVICE_KEYS, after), *changed), reply=reply)
 
 
 def open_by_tsm(

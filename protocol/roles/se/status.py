@@ -5,13 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from protocol.engine import Context
-from protocol.messages.se import MAX_READY, Pool, SeState, SeStatus
+from protocol.messages.se import MAX_CREDITS, MAX_READY, Credit, Pool, SeState, SeStatus
 from protocol.ports import Entropy
+from protocol.roles.se.credit import waiting_offers
 from protocol.roles.se.opening import SLOT, is_usable, opening_of
 from protocol.roles.se.party import SeQuery
 from protocol.roles.se.pin import pin_state
-from protocol.roles.se.tables import ACCOUNTS, FIELD, OWNERS, PINS, SERVICE_KEYS, VIRTUAL_CARDS, VirtualCard
-from protocol.rows import Decision, Key, Rows
+from protocol.roles.se.tables import (
+    ACCOUNTS,
+    FIELD,
+    GRANTS,
+    OWNERS,
+    PINS,
+    RECREDITS,
+    SERVICE_KEYS,
+    VIRTUAL_CARDS,
+    VirtualCard,
+)
+from protocol.rows import Decision, Key, Rows, Where
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +33,7 @@ class Held:
 
 
 class StatusStep(SeQuery[SeStatus, Held]):
-    """Lists banks, active AIDs and TIDs, and masked numbers of active cards."""
+    """Lists banks, active AIDs and TIDs, whose credit they have, and masked numbers of active cards."""
 
     rpc = "SecureElement.Status"
     command = SeStatus
@@ -41,6 +52,8 @@ class StatusStep(SeQuery[SeStatus, Held]):
             tids=tuple(tids),
             cards=tuple(sorted(row.masked for row in cards)),
             pools=tuple(_pool(tid, cards) for tid in tids),
+            credits=_credits(ctx),
+            recredits=_asked(ctx, tids),
             pin=pin_state(held.get(PINS, SLOT)).state,
             opening=opening_of(held.get(FIELD, SLOT), ctx.now_s),
         )
@@ -48,6 +61,28 @@ class StatusStep(SeQuery[SeStatus, Held]):
 
     def decide(self, rows: Rows, facts: Held, now_s: int, entropy: Entropy) -> Decision:
         return Decision(reply=facts.state)
+
+
+def _credits(ctx: Context) -> tuple[Credit, ...]:
+    """AIDs that grants rest on or could: one that was granted and given back is not used again."""
+    grants = {grant.account: grant for grant in ctx.store.scan(GRANTS)}
+    usable = (
+        row for row in ctx.store.scan(ACCOUNTS)
+        if row.state == "ACTIVE" and row.expires_at_s > ctx.now_s
+        and (row.account not in grants or grants[row.account].state == "ACTIVE")
+    )  # fmt: skip
+    return tuple(
+        Credit(
+            aid=row.aid, bank=row.bank, tsm=row.tsm, tid=grants[row.account].tid if row.account in grants else "",
+            expires_at_s=row.expires_at_s, limit_minor=row.limit_minor, currency=row.currency,
+        )
+        for row in sorted(usable, key=lambda row: row.aid)[:MAX_CREDITS]
+    )  # fmt: skip
+
+
+def _asked(ctx: Context, tids: list[str]) -> tuple[str, ...]:
+    offers = (offer for tid in tids for offer in waiting_offers(ctx.read(Where(RECREDITS, "tid", tid)), tid))
+    return tuple(offer.tid for offer in offers if offer.expires_at_s >= ctx.now_s)
 
 
 def _pool(tid: str, cards: list[VirtualCard]) -> Pool:

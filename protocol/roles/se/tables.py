@@ -51,7 +51,10 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceKeys:
-    """A service account: its keys, K_TID,TSM, the commitment that ties it to an AID, and what is under way."""
+    """A service account: its keys, K_TID,TSM, the commitment of its first credit proof, and what is under way.
+
+    Expiry, limit, currency and certificate are those that the TSM confirmed last; each accepted credit is a `Grant`.
+    """
 
     tid: str
     tsm: str
@@ -76,10 +79,50 @@ class ServiceKeys:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """Credit of an AID that the TSM accepted under a TID: ACTIVE until it was given back, then CLOSED."""
+
+    sid_digest: bytes
+    sid: bytes
+    tid: str
+    account: str
+    aid: str
+    bank: str
+    expires_at_s: int
+    limit_minor: int
+    currency: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recredit:
+    """RECREDIT: the TSM's offer OFFERED, BINFO made (EXPECT_PROOF), TID-3 sealed (EXPECT_ACCEPTANCE); then a `Grant`.
+
+    `digest` is that of TID-3. Fields of the proof are empty before it.
+    """
+
+    sid_digest: bytes
+    sid: bytes
+    tid: str
+    pk_tid: bytes
+    n_u: bytes
+    n_t: bytes
+    expires_at_s: int
+    account: str
+    r: bytes
+    com: bytes
+    n2: bytes
+    binfo: bytes
+    digest: bytes
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VirtualCard:
     """One card: its key and, once issued, everything that the applet answers with.
 
     `atc` is the counter of the last transaction, `used` the number of openings whose terminal read the records.
+    `sid_digest` names the grant that it was issued on.
     """
 
     modulus_digest: bytes
@@ -104,6 +147,7 @@ class VirtualCard:
     verify_above_minor: int
     atc: int
     used: int
+    sid_digest: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,10 +195,14 @@ ACCOUNTS: Final = Table(
 SERVICE_KEYS: Final = Table(
     "service_keys", ServiceKeys, ("tid",), sealed=frozenset({"sk_tid", "dk_tid", "k_tid", "r", "binfo"})
 )
+GRANTS: Final = Table("service_grants", Grant, ("sid_digest",), index=("tid",))
+RECREDITS: Final = Table(
+    "recredits", Recredit, ("sid_digest",), index=("tid",), sealed=frozenset({"r", "binfo"}), expires="expires_at_s"
+)
 VIRTUAL_CARDS: Final = Table(
     "virtual_cards", VirtualCard, ("modulus_digest",), index=("batch", "tid"),
     sealed=frozenset({"card_key", "salt", "pan", "k_ac", "records"}), expires="expires_at_s",
 )  # fmt: skip
 FIELD: Final = Table("field", FieldRow, ("slot",))
 PINS: Final = Table("pins", Pin, ("slot",), sealed=frozenset({"hash"}))
-SE_TABLES: Final = (OWNERS, ACCOUNTS, SERVICE_KEYS, VIRTUAL_CARDS, FIELD, PINS)
+SE_TABLES: Final = (OWNERS, ACCOUNTS, SERVICE_KEYS, GRANTS, RECREDITS, VIRTUAL_CARDS, FIELD, PINS)

@@ -11,6 +11,7 @@ from protocol.roles.tsm.close import CloseAccountStep
 from protocol.roles.tsm.giveback import RefundStep, ReverseStep
 from protocol.roles.tsm.party import Tsm
 from protocol.roles.tsm.register import OpenAccountStep, ProveCreditStep
+from protocol.roles.tsm.settle import SettleBatchStep
 from protocol.roles.tsm.terminals import SignOnStep
 
 _STEPS: tuple[type[Any], ...] = (
@@ -24,6 +25,7 @@ _STEPS: tuple[type[Any], ...] = (
     AuthorizeBatchStep,
     ReverseStep,
     RefundStep,
+    SettleBatchStep,
     CloseAccountStep,
 )
 

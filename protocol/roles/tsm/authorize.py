@@ -100,7 +100,7 @@ class _Deciding(Step[Authorizing]):
     def prepare(self, incoming: Incoming[Authorizing], ctx: Context) -> Incoming[Authorizing]:
         facts = incoming.facts
         asked = tuple(self.check(purchase, facts.terminal, ctx) for purchase in facts.purchases)
-        fresh = self._freshness.fresh(ctx)
+        fresh = self._freshness.fresh(ctx, self._tsm.policy.stops_max_age_s)
         return replace(incoming, facts=replace(facts, asked=asked, request=ctx.digest, fresh=fresh))
 
     def check(self, purchase: EmvPurchase, terminal: Terminal, ctx: Context) -> Asked:
@@ -228,9 +228,8 @@ class _Books:
             self.cards[seen.pan_ref] = row
         return self.cards[seen.pan_ref]
 
-    def _grants(self, card: CardRow) -> tuple[TidEntry, ...]:
-        found = (self.grants.get(row.sid_digest, row) for row in self.rows.find(TID_LIST, "tid", card.tid))
-        return live(found, self.now_s)
+    def _entries(self, card: CardRow) -> tuple[TidEntry, ...]:
+        return tuple(self.grants.get(row.sid_digest, row) for row in self.rows.find(TID_LIST, "tid", card.tid))
 
     def _service(self, card: CardRow) -> Service:
         service = self.rows.get(SERVICES, card.tid)
@@ -250,7 +249,7 @@ class _Books:
             return Reason.ATC_REUSED
         if self._met("opening_ref", asked.opening_ref()):
             return Reason.OPENING_USED
-        return why_declined(asked.proved, card, self._grants(card), self._service(card), self.facts.fresh, self.now_s)
+        return why_declined(asked.proved, card, self._entries(card), self._service(card), self.facts.fresh, self.now_s)
 
     def _met(self, column: str, ref: bytes) -> bool:
         return bool(self.rows.find(PURCHASES, column, ref)) or any(getattr(row, column) == ref for row in self.made)
@@ -258,7 +257,7 @@ class _Books:
     def _charge(self, row: Purchase, card: CardRow) -> Purchase:
         """The purchase, with the grant that it draws on; card, grants and ledger follow."""
         self.cards[card.pan_ref] = replace(card, used=card.used + 1, spent_minor=card.spent_minor + row.amount_minor)
-        draws = draw(self._grants(card), row.amount_minor)
+        draws = draw(live(self._entries(card), self.now_s), row.amount_minor)
         for part in draws:
             self.grants[part.grant.sid_digest] = part.taken()
             self.posted += post(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from protocol import cose, envelope
-from protocol.card.possession import verify_card_key, verify_possession
+from protocol.card.possession import verify_card_keys, verify_possession
 from protocol.commitments import card_leaf, card_session, merkle_root, possession_digest
 from protocol.crypto import PublicKey, same, sha256
 from protocol.engine import Context, Incoming, Step
@@ -32,8 +32,11 @@ from protocol.messages.card import (
 )
 from protocol.ports import Entropy
 from protocol.roles.party import alone, expect_state, known_party
+from protocol.roles.tsm.draws import live
+from protocol.roles.tsm.freeze import expect_running
 from protocol.roles.tsm.party import Tsm
-from protocol.roles.tsm.passes import PassCheck
+from protocol.roles.tsm.passes import PassCheck, named_account
+from protocol.roles.tsm.recredit import is_low, make_offer
 from protocol.roles.tsm.tables import (
     CARD_SESSIONS,
     CARDS,
@@ -81,12 +84,13 @@ class RequestCardsStep(Step[Requesting]):
         return Incoming(facts=facts, key=opened.key, claims=opened.claims, evidence=evidence)
 
     def reads(self, facts: Requesting) -> tuple[Read, ...]:
-        return (Key(SERVICES, (facts.service.tid,)),)
+        return (Key(SERVICES, (facts.service.tid,)), Where(TID_LIST, "tid", facts.service.tid))
 
     def decide(self, rows: Rows, facts: Requesting, now_s: int, entropy: Entropy) -> Decision:
         service = rows.get(SERVICES, facts.service.tid)
         assert service is not None
         expect_state(service.state, "ACTIVE")
+        expect_running(service, rows.find(TID_LIST, "tid", service.tid), now_s)
         n_t = entropy.bytes(NONCE_BYTES)
         session = CardSession(
             handle=card_session(n_t), tid=service.tid, n_u=facts.message.n_u, n_t=n_t, state="EXPECT_KEYS",
@@ -121,6 +125,7 @@ class Issuing:
     service: Service
     message: CardKeys
     keys: tuple[CardKey, ...]
+    request: bytes
     grant: TidEntry | None = None
     cards: tuple[Card, ...] = ()
     pan_refs: tuple[bytes, ...] = ()
@@ -155,7 +160,7 @@ class IssueCardsStep(Step[Issuing]):
         keys = tuple(CardKey.from_bytes(part) for part in rest)
         self.check_root(message, keys)
         self.check_possession(message, keys)
-        facts = Issuing(session=session, service=service, message=message, keys=keys)
+        facts = Issuing(session=session, service=service, message=message, keys=keys, request=ctx.digest)
         evidence = ((CardKeys.NAME, opened.wire), (LaunchPass.NAME, message.launch_pass))
         return Incoming(facts=facts, key=opened.key, claims=opened.claims, evidence=evidence)
 
@@ -168,15 +173,18 @@ class IssueCardsStep(Step[Issuing]):
     def check_possession(self, message: CardKeys, keys: tuple[CardKey, ...]) -> None:
         """Each key is sound and signed S_C for this TSM and this N_T."""
         digest = possession_digest(tsm=self._tsm.keys.name, n_t=message.n_t)
-        for key in keys:
-            verify_possession(verify_card_key(key.modulus), digest, key.possession)
+        sound = verify_card_keys(key.modulus for key in keys)
+        for public, key in zip(sound, keys, strict=True):
+            verify_possession(public, digest, key.possession)
 
-    def _live_grant(self, tid: str, ctx: Context) -> TidEntry:
-        entries = ctx.read(Where(TID_LIST, "tid", tid)).find(TID_LIST, "tid", tid)
-        live = [entry for entry in entries if entry.state == "ACTIVE" and entry.aid_exp_time_s > ctx.now_s]
-        if not live:
+    def _live_grant(self, facts: Issuing, ctx: Context) -> TidEntry:
+        """The grant whose AID the pass names; where it names none of them, the last to end, whose AID it is not."""
+        tid = facts.service.tid
+        grants = live(ctx.read(Where(TID_LIST, "tid", tid)).find(TID_LIST, "tid", tid), ctx.now_s)
+        if not grants:
             raise GrantUnknown
-        return max(live, key=lambda entry: entry.aid_exp_time_s)
+        named = named_account(facts.message.launch_pass)
+        return next((grant for grant in grants if grant.aid == named), grants[-1])
 
     def _check_pass(self, message: CardKeys, grant: TidEntry, ctx: Context) -> None:
         bank = known_party(self._tsm.directory, grant.bank, Role.BANK)
@@ -185,19 +193,16 @@ class IssueCardsStep(Step[Issuing]):
 
     def prepare(self, incoming: Incoming[Issuing], ctx: Context) -> Incoming[Issuing]:
         facts, policy = incoming.facts, self._tsm.policy
-        grant = self._live_grant(facts.service.tid, ctx)
+        grant = self._live_grant(facts, ctx)
         self._check_pass(facts.message, grant, ctx)
         # Paper §2.6: a card's limit is lower than the account's.
         limit_minor = min(grant.aid_limit_minor // 2, policy.card_limit_minor)
         if facts.service.maximum_minor:
             limit_minor = min(limit_minor, facts.service.maximum_minor)
         expires_at_s = min(policy.card_expiry_s(ctx.now_s), grant.aid_exp_time_s)
-        cards = tuple(
-            self._tsm.issuer.personalize(
-                pan=self._tsm.issuer.new_pan(ctx.entropy), modulus=key.modulus, expires_at_s=expires_at_s,
-                limit_minor=limit_minor, currency=grant.currency, now_s=ctx.now_s, entropy=ctx.entropy,
-            )
-            for key in facts.keys
+        cards = self._tsm.issuer.issue(
+            [key.modulus for key in facts.keys], expires_at_s=expires_at_s, limit_minor=limit_minor,
+            currency=grant.currency, now_s=ctx.now_s, entropy=ctx.entropy,
         )  # fmt: skip
         pan_refs = tuple(self._tsm.secrets.blind("pan", card.pan.encode()) for card in cards)
         return replace(incoming, facts=replace(facts, grant=grant, cards=cards, pan_refs=pan_refs))
@@ -207,6 +212,7 @@ class IssueCardsStep(Step[Issuing]):
         return (
             Key(CARD_SESSIONS, (facts.session.handle,)),
             Key(TID_LIST, (facts.grant.sid_digest,)),
+            Where(TID_LIST, "tid", facts.service.tid),
             Key(SERVICES, (facts.service.tid,)),
         )
 
@@ -221,6 +227,7 @@ class IssueCardsStep(Step[Issuing]):
         expect_state(session.state, "EXPECT_KEYS")
         expect_state(grant.state, "ACTIVE")
         expect_state(service.state, "ACTIVE")
+        expect_running(service, rows.find(TID_LIST, "tid", service.tid), now_s)
         inserts = tuple(Insert(CARDS, _row(facts, grant, position)) for position in range(len(facts.cards)))
         reply = CardsIssued(tid=service.tid, n_u=session.n_u, n_t=session.n_t, cards=facts.cards)
         expecting = Update(CARD_SESSIONS, replace(session, state="EXPECT_ACTIVATION"))
@@ -262,6 +269,7 @@ def _row(facts: Issuing, grant: TidEntry, position: int) -> CardRow:
         verify_above_minor=card.controls.verify_above_minor,
         used=0,
         spent_minor=0,
+        keys_request=facts.request,
     )
 
 
@@ -273,10 +281,11 @@ class Activating:
     service: Service
     message: CardActivation
     pan_refs: frozenset[bytes]
+    recredit: bytes = b""
 
 
 class ActivateCardsStep(Step[Activating]):
-    """CARD-5: the SE holds the batch; the cards may be used."""
+    """CARD-5: the SE holds the batch; the cards may be used. RECREDIT: where little is left, more is asked for."""
 
     rpc = "Tsm.ActivateCards"
     reply = CardsActive
@@ -300,8 +309,20 @@ class ActivateCardsStep(Step[Activating]):
         evidence = ((CardActivation.NAME, opened.wire),)
         return Incoming(facts=facts, key=opened.key, claims=opened.claims, evidence=evidence)
 
+    def prepare(self, incoming: Incoming[Activating], ctx: Context) -> Incoming[Activating]:
+        service = incoming.facts.service
+        grants = ctx.read(Where(TID_LIST, "tid", service.tid)).find(TID_LIST, "tid", service.tid)
+        if not is_low(grants, self._tsm.policy, ctx.now_s):
+            return incoming
+        offer = make_offer(self._tsm, service, incoming.facts.session.n_u, ctx)
+        return replace(incoming, facts=replace(incoming.facts, recredit=offer))
+
     def reads(self, facts: Activating) -> tuple[Read, ...]:
-        return (Key(CARD_SESSIONS, (facts.session.handle,)), Where(CARDS, "batch", facts.session.handle))
+        handle, tid = facts.session.handle, facts.session.tid
+        return (
+            Key(CARD_SESSIONS, (handle,)), Where(CARDS, "batch", handle), Key(SERVICES, (tid,)),
+            Where(TID_LIST, "tid", tid),
+        )  # fmt: skip
 
     def decide(self, rows: Rows, facts: Activating, now_s: int, entropy: Entropy) -> Decision:
         session = rows.get(CARD_SESSIONS, facts.session.handle)
@@ -311,11 +332,13 @@ class ActivateCardsStep(Step[Activating]):
         cards = rows.find(CARDS, "batch", session.handle)
         if facts.pan_refs != {card.pan_ref for card in cards}:
             raise FieldMismatch("not the cards of this batch")
+        service, grants = rows.get(SERVICES, session.tid), rows.find(TID_LIST, "tid", session.tid)
+        expect_running(service, grants, now_s)
         for card in cards:  # the account may have been closed in between, and its cards with it
             expect_state(card.state, "EXPECT_ACTIVATION")
         activated = tuple(Update(CARDS, replace(card, state="ACTIVE")) for card in cards)
         done = Update(CARD_SESSIONS, replace(session, state="DONE"))
-        reply = CardsActive(tid=session.tid, n_t=session.n_t, number=len(cards))
+        reply = CardsActive(tid=session.tid, n_t=session.n_t, number=len(cards), recredit=facts.recredit)
         return Decision(writes=(done, *activated), reply=reply)
 
     def seal(self, facts: Activating, reply: CardsActive, stamp: Stamp, ctx: Context) -> Wire:

@@ -27,6 +27,14 @@ def live(grants: Iterable[TidEntry], now_s: int) -> tuple[TidEntry, ...]:
     return tuple(sorted(usable, key=lambda grant: (grant.aid_exp_time_s, grant.sid_digest)))
 
 
+def is_stopped(entries: Iterable[TidEntry], now_s: int) -> bool:
+    """Does a bank stop any account that it granted under this TID, given back or not, while it is not past its time?
+
+    Otherwise whoever holds a lost phone gives the stopped credit back and goes on with another bank's (CN-11).
+    """
+    return any(entry.bank_stop and entry.aid_exp_time_s > now_s for entry in entries)
+
+
 def left_minor(grant: TidEntry) -> int:
     """What is left of a grant."""
     return grant.aid_limit_minor - grant.spent_minor

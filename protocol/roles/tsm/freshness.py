@@ -18,9 +18,9 @@ class Freshness:
     _seen_s: int = -1
     _minutes: dict[str, int] = field(default_factory=dict)
 
-    def fresh(self, ctx: Context) -> frozenset[str]:
-        """The banks whose list is of the last five minutes: on an older one nothing is approved."""
+    def fresh(self, ctx: Context, max_age_s: int) -> frozenset[str]:
+        """The banks whose list is not older than `max_age_s`: on an older one nothing is approved."""
         if self._seen_s != ctx.now_s or not self._minutes:
             self._minutes = {row.bank: row.minute_s for row in ctx.store.scan(STOP_LISTS)}
             self._seen_s = ctx.now_s
-        return frozenset(bank for bank, minute_s in self._minutes.items() if ctx.now_s - minute_s <= STALE_AFTER_S)
+        return frozenset(bank for bank, minute_s in self._minutes.items() if ctx.now_s - minute_s <= max_age_s)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from protocol.card.keys import derive_card_key
+from protocol.card.keys import derive_card_keys
 from protocol.card.pan import generate_pan
-from protocol.card.personalize import Issuer, personalize
+from protocol.card.personalize import CardData, Issuer, personalize_all
 from protocol.card.profile import CardControls, CardProfile, Channel, common_expiry
 from protocol.card.rsa import PublicKey
 from protocol.messages.card import Card, Controls, EmvData, EmvRecord
@@ -24,33 +25,40 @@ class EmvIssuer:
     uses: int
     verify_above_minor: int
 
-    def new_pan(self, entropy: Entropy) -> str:
-        """A random 19-digit PAN in the issuer's range; nothing sequential."""
-        return generate_pan(entropy, iin=self.issuer.iin)
-
-    def personalize(
-        self, *, pan: str, modulus: bytes, expires_at_s: int, limit_minor: int, currency: str, now_s: int,
+    def issue(
+        self, moduli: Sequence[bytes], *, expires_at_s: int, limit_minor: int, currency: str, now_s: int,
         entropy: Entropy,
-    ) -> Card:  # fmt: skip
-        """ICC certificate, records and kAC. One RSA private operation."""
+    ) -> tuple[Card, ...]:  # fmt: skip
+        """A card for each key: random PAN in the issuer's range, ICC certificate, records and kAC.
+
+        One RSA private operation each. What the cards have alike is the same object in all of them.
+        """
         controls = CardControls(
             uses=self.uses, amount_per_use_minor=limit_minor, total_minor=limit_minor, valid_until_s=expires_at_s,
             channel=Channel.CONTACTLESS,
         )  # fmt: skip
         today = datetime.datetime.fromtimestamp(now_s, tz=datetime.UTC).date()
-        data = personalize(
-            self.issuer, self.profile, pan=pan, expiry=common_expiry(today), card_key=PublicKey.from_bytes(modulus),
-            controls=controls, entropy=entropy,
+        pans = [generate_pan(entropy, iin=self.issuer.iin) for _ in moduli]
+        keys = derive_card_keys(self.master_key, pans)
+        cards = personalize_all(
+            self.issuer, self.profile, expiry=common_expiry(today), controls=controls, entropy=entropy,
+            cards=[(pan, PublicKey.from_bytes(modulus)) for pan, modulus in zip(pans, moduli, strict=True)],
         )  # fmt: skip
-        emv = EmvData(
-            application=data.aid, fci=data.fci, aip=data.aip, afl=data.afl,
-            records=tuple(EmvRecord(sfi=r.sfi, number=r.number, data=r.data) for r in data.records),
+        said = Controls(
+            uses=controls.uses, per_use_minor=controls.amount_per_use_minor, total_minor=controls.total_minor,
+            verify_above_minor=self.verify_above_minor, channel=controls.channel.value,
         )  # fmt: skip
-        return Card(
-            pan=pan, expires_at_s=expires_at_s, limit_minor=limit_minor, currency=currency,
-            controls=Controls(
-                uses=controls.uses, per_use_minor=controls.amount_per_use_minor, total_minor=controls.total_minor,
-                verify_above_minor=self.verify_above_minor, channel=controls.channel.value,
-            ),
-            icc_certificate=data.certificate.signature, emv=emv, k_ac=derive_card_key(self.master_key, pan),
+        return tuple(
+            Card(
+                pan=data.pan, expires_at_s=expires_at_s, limit_minor=limit_minor, currency=currency, controls=said,
+                icc_certificate=data.certificate.signature, emv=_emv(data), k_ac=k_ac,
+            )
+            for data, k_ac in zip(cards, keys, strict=True)
         )  # fmt: skip
+
+
+def _emv(data: CardData) -> EmvData:
+    return EmvData(
+        application=data.aid, fci=data.fci, aip=data.aip, afl=data.afl,
+        records=tuple(EmvRecord(sfi=r.sfi, number=r.number, data=r.data) for r in data.records),
+    )  # fmt: skip

@@ -5,19 +5,19 @@ The checks are in the order in which they are named to the operator; any one dec
 
 from __future__ import annotations
 
-from protocol.roles.tsm.draws import draw
+from protocol.roles.tsm.draws import draw, is_stopped, live
 from protocol.roles.tsm.purchase import Proved, Reason
 from protocol.roles.tsm.tables import CardRow, Service, TidEntry
 
 
 def why_declined(
-    proved: Proved, card: CardRow, grants: tuple[TidEntry, ...], service: Service, fresh: frozenset[str], now_s: int
+    proved: Proved, card: CardRow, entries: tuple[TidEntry, ...], service: Service, fresh: frozenset[str], now_s: int
 ) -> Reason | None:
     """The first reason against it, or None.
 
-    `grants` are those of the account that can be drawn on, `fresh` the banks whose list of stops is not too old.
+    `entries` are all grants that the account ever had, `fresh` the banks whose list of stops is not too old.
     """
-    return _against_card(proved, card, now_s) or _against_account(proved, grants, service, fresh)
+    return _against_card(proved, card, now_s) or _against_account(proved, entries, service, fresh, now_s)
 
 
 def _against_card(proved: Proved, card: CardRow, now_s: int) -> Reason | None:
@@ -36,14 +36,14 @@ def _against_card(proved: Proved, card: CardRow, now_s: int) -> Reason | None:
 
 
 def _against_account(
-    proved: Proved, grants: tuple[TidEntry, ...], service: Service, fresh: frozenset[str]
+    proved: Proved, entries: tuple[TidEntry, ...], service: Service, fresh: frozenset[str], now_s: int
 ) -> Reason | None:
     # One account is one phone: what one bank stops, no grant of another keeps going (CN-11).
-    amount_minor = proved.tap.amount_minor
+    amount_minor, grants = proved.tap.amount_minor, live(entries, now_s)
     failing = {
         Reason.OVER_OWN_MAXIMUM: 0 < service.maximum_minor < amount_minor,
         Reason.ACCOUNT_ENDED: not grants or service.state != "ACTIVE",
-        Reason.ACCOUNT_STOPPED: bool(service.stop) or any(grant.bank_stop for grant in grants),
+        Reason.ACCOUNT_STOPPED: bool(service.stop) or is_stopped(entries, now_s),
         Reason.STOPS_STALE: any(grant.bank not in fresh for grant in grants),
         Reason.OVER_BALANCE: not draw(grants, amount_minor),
     }

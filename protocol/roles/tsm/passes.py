@@ -15,6 +15,14 @@ from protocol.roles.tsm.party import Tsm
 P = TypeVar("P", PossessionForSession, PossessionForCards)
 
 
+def named_account(data: bytes) -> str:
+    """The AID that a pass claims, not believed: empty if it is no pass."""
+    try:
+        return LaunchPass.from_bytes(envelope.peek(LaunchPass, data).payload).aid
+    except ProtocolError:
+        return ""
+
+
 class PassCheck:
     """The three checks on a launch pass (design §3 ATT); each closes an attack of its own."""
 

@@ -15,6 +15,7 @@ from protocol.errors import (
     Expired,
     FieldMismatch,
     IdentifierTaken,
+    LimitExceeded,
     NonceMismatch,
     ProtocolError,
     Replay,
@@ -35,6 +36,7 @@ from protocol.messages.service import (
 from protocol.pki import Identity, Use
 from protocol.ports import Entropy
 from protocol.roles.party import alone, known_party
+from protocol.roles.tsm.freeze import expect_running
 from protocol.roles.tsm.party import Tsm
 from protocol.roles.tsm.passes import PassCheck
 from protocol.roles.tsm.tables import SERVICES, TID_LIST, Service, TidEntry
@@ -42,7 +44,7 @@ from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where, Writ
 from protocol.schema import Identifier, Nonce, PublicKeyBytes, Record, SharedKey, TimeS
 from protocol.types import NONCE_BYTES, Role
 
-_COOKIE_CONTEXT = b"tapveil-sid"
+COOKIE_CONTEXT = b"tapveil-sid"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +96,7 @@ class OpenAccountStep(StatelessStep[Opening]):
             tid=message.tid, pk_tid=message.pk_tid, ek_tid=message.ek_tid, n_u=message.n_u,
             n_t=entropy.bytes(NONCE_BYTES), key=new_key(entropy), expires_at_s=now_s + self._tsm.policy.session_life_s,
         )  # fmt: skip
-        sid = P256.encrypt(self._tsm.cookie_key, cookie.to_bytes(), _COOKIE_CONTEXT, entropy)
+        sid = P256.encrypt(self._tsm.cookie_key, cookie.to_bytes(), COOKIE_CONTEXT, entropy)
         offer = ServiceOffer(
             tid=cookie.tid, pk_tid=cookie.pk_tid, n_u=cookie.n_u, sid=sid, n_t=cookie.n_t, key=cookie.key
         )
@@ -116,6 +118,7 @@ class Proving:
     message: CreditProof
     info: TsmInfo
     bank: Identity
+    request: bytes
     key_for_bank: bytes = b""
     ask: Ask | None = None
 
@@ -159,14 +162,14 @@ class ProveCreditStep(AskingStep[Proving]):
         self.passes.check_session_possession(shown, opened.message.possession, wire.session, ctx.now_s)
         facts = Proving(
             cookie=cookie, sid=wire.session, sid_digest=sha256(wire.session), message=opened.message,
-            info=info.message, bank=bank,
+            info=info.message, bank=bank, request=ctx.digest,
         )  # fmt: skip
         evidence = ((CreditProof.NAME, opened.wire), (TsmInfo.NAME, info.wire), (LaunchPass.NAME, shown.wire))
         return Incoming(facts=facts, key=pk_tid, claims=opened.claims, evidence=evidence)
 
     def _cookie(self, sid: bytes, now_s: int) -> Cookie:
         try:
-            cookie = Cookie.from_bytes(P256.decrypt(self._tsm.cookie_key, sid, _COOKIE_CONTEXT))
+            cookie = Cookie.from_bytes(P256.decrypt(self._tsm.cookie_key, sid, COOKIE_CONTEXT))
         except ProtocolError as exc:
             raise UnknownSession from exc
         if cookie.expires_at_s < now_s:
@@ -223,12 +226,16 @@ class ProveCreditStep(AskingStep[Proving]):
         self.check_identifier(rows, facts.cookie)
         if facts.info.expires_at_s <= now_s:
             raise Expired
+        tid = facts.cookie.tid
+        expect_running(rows.get(SERVICES, tid), rows.find(TID_LIST, "tid", tid), now_s)
+        self.check_beside(rows, facts.info, now_s)
         info = facts.info
         entry = TidEntry(
             sid_digest=facts.sid_digest, sid=facts.sid, tid=info.tid, aid=info.aid, bank=facts.bank.name,
             pk_tid=facts.cookie.pk_tid, com=info.com, aid_exp_time_s=info.expires_at_s,
             aid_limit_minor=info.limit_minor, currency=info.currency, k_bank=facts.key_for_bank, promise=b"",
             cert_tid=b"", asked_at_s=now_s, state="EXPECT_BANK_APPROVAL", spent_minor=0, bank_stop="", claims="OPEN",
+            proof=facts.request,
         )  # fmt: skip
         return Decision(writes=(Insert(TID_LIST, entry),))
 
@@ -246,6 +253,17 @@ class ProveCreditStep(AskingStep[Proving]):
         known = {(row.tid, row.pk_tid) for row in services} | {(entry.tid, entry.pk_tid) for entry in entries}
         if known - {(cookie.tid, cookie.pk_tid)}:
             raise IdentifierTaken
+
+    def check_beside(self, rows: Rows, info: TsmInfo, now_s: int) -> None:
+        """RECREDIT: further grants under this TID are few, and of its currency: a purchase may draw on two."""
+        held = [
+            entry for entry in rows.find(TID_LIST, "tid", info.tid)
+            if entry.state in ("EXPECT_BANK_APPROVAL", "ACTIVE") and entry.aid_exp_time_s > now_s
+        ]  # fmt: skip
+        if len(held) >= self._tsm.policy.max_grants:
+            raise LimitExceeded("as many grants as one account may have")
+        if any(entry.currency != info.currency for entry in held):
+            raise FieldMismatch("another currency than the account's")
 
     # --- TID-3d: the bank's promise ------------------------------------------------------------------------------
     def hear(self, facts: Proving, question: Wire, answer: Wire, ctx: Context) -> Granted:
@@ -302,19 +320,24 @@ class ProveCreditStep(AskingStep[Proving]):
             heard = taken
         if isinstance(heard, ProtocolError):
             return Decision(writes=(Update(TID_LIST, replace(entry, state="REFUSED")),), refusal=heard)
-        service = Service(
-            tid=cookie.tid, pk_tid=cookie.pk_tid, kid_tid=PublicKey.from_bytes(cookie.pk_tid).thumbprint,
-            ek_tid=cookie.ek_tid, k_tid=cookie.key, maximum_minor=facts.message.maximum_minor, state="ACTIVE", stop="",
-        )  # fmt: skip
-        write: Write = Insert(SERVICES, service)
-        if rows.get(SERVICES, cookie.tid) is not None:
-            write = Update(SERVICES, service)
+        write = self._service(rows.get(SERVICES, cookie.tid), cookie, facts.message.maximum_minor)
         active = replace(entry, state="ACTIVE", promise=heard.promise, cert_tid=heard.certificate)
         reply = ServiceAccount(
             tid=cookie.tid, sid=facts.sid, n_u=cookie.n_u, com=entry.com, expires_at_s=entry.aid_exp_time_s,
             limit_minor=entry.aid_limit_minor, currency=entry.currency, certificate=heard.certificate,
         )  # fmt: skip
         return Decision(writes=(write, Update(TID_LIST, active)), reply=reply)
+
+    def _service(self, known: Service | None, cookie: Cookie, maximum_minor: int) -> Write:
+        # Further credit lifts no stop, and no maximum of the user's own unless it names another.
+        service = Service(
+            tid=cookie.tid, pk_tid=cookie.pk_tid, kid_tid=PublicKey.from_bytes(cookie.pk_tid).thumbprint,
+            ek_tid=cookie.ek_tid, k_tid=cookie.key, maximum_minor=maximum_minor, state="ACTIVE", stop="",
+        )  # fmt: skip
+        if known is None:
+            return Insert(SERVICES, service)
+        maximum_minor = maximum_minor or known.maximum_minor
+        return Update(SERVICES, replace(service, maximum_minor=maximum_minor, state=known.state, stop=known.stop))
 
     def seal(self, facts: Proving, reply: ServiceAccount, stamp: Stamp, ctx: Context) -> Wire:
         signed = envelope.sign(self._tsm.keys.signer, reply, audience=reply.tid, stamp=stamp, request_digest=ctx.digest)

@@ -7,14 +7,15 @@ from typing import Final
 
 from protocol import cose, envelope
 from protocol.engine import EVIDENCE, Evidence, Peers
-from protocol.envelope import OVERHEAD_BYTES, Stamp, Wire
+from protocol.envelope import OVERHEAD_BYTES, Opened, Stamp, Wire
+from protocol.errors import NotYetValid
 from protocol.messages.stops import ListStops, StopKind, StopList
 from protocol.ports import Entropy
 from protocol.roles.party import known_party
 from protocol.roles.tsm.party import Tsm
 from protocol.roles.tsm.tables import STOP_LISTS, TID_LIST, StopListRow, TidEntry
 from protocol.rows import Decision, Insert, Key, Read, Rows, Store, Unit, Update, Where, Write
-from protocol.types import Role
+from protocol.types import MAX_SKEW_S, Role
 
 LIST_RPC: Final = "Bank.ListStops"
 
@@ -22,28 +23,38 @@ LIST_RPC: Final = "Bank.ListStops"
 def refresh_stops(tsm: Tsm, bank: str, store: Store, peers: Peers, now_s: int, entropy: Entropy) -> int:
     """Ask `bank` for its list and hold to it; how many accounts it stops.
 
-    Raises: Unavailable and others when it can't be asked, what opening raises when it is not the bank's list; then
+    Raises: Unavailable and others when it can't be asked, what `open_list` raises when it is not the bank's list; then
     the list before stays, until it is too old.
     """
     signed = envelope.sign(tsm.keys.signer, ListStops(), audience=bank, stamp=Stamp.fresh(now_s, entropy))
     question = Wire(cose=signed)
-    answer = peers.call(bank, LIST_RPC, question)
-    digest = question.digest
-    plaintext = cose.unseal(
-        tsm.keys.seal, answer.cose, name=StopList.NAME, max_bytes=StopList.MAX_BYTES + 2 * OVERHEAD_BYTES,
-        request_digest=digest,
-    )  # fmt: skip
-    identity = known_party(tsm.directory, bank, Role.BANK)
-    opened = envelope.open_signed(
-        StopList, plaintext, identity.key, issuer=bank, audience=tsm.keys.name, now_s=now_s, request_digest=digest
-    )
-    evidence = Evidence(digest=digest, message=StopList.NAME, received_at_s=now_s, signed=opened.wire)
-    store.apply(_holding(bank, opened.message, evidence))
+    opened = open_list(tsm, bank, question, peers.call(bank, LIST_RPC, question), now_s)
+    evidence = Evidence(digest=question.digest, message=StopList.NAME, received_at_s=now_s, signed=opened.wire)
+    store.apply(holding(bank, opened.message, evidence))
     return len(opened.message.stops)
 
 
-def _holding(bank: str, listed: StopList, evidence: Evidence) -> Unit:
-    """All of the list or nothing. A list older than the one before says nothing new."""
+def open_list(tsm: Tsm, bank: str, question: Wire, answer: Wire, now_s: int) -> Opened[StopList]:
+    """The bank's `E_T(S_B(minute, [AID, kind]…))` in answer to this very question.
+
+    Raises: what opening raises; NotYetValid for a minute that has not come, which would count as fresh for too long.
+    """
+    plaintext = cose.unseal(
+        tsm.keys.seal, answer.cose, name=StopList.NAME, max_bytes=StopList.MAX_BYTES + 2 * OVERHEAD_BYTES,
+        request_digest=question.digest,
+    )  # fmt: skip
+    identity = known_party(tsm.directory, bank, Role.BANK)
+    opened = envelope.open_signed(
+        StopList, plaintext, identity.key, issuer=bank, audience=tsm.keys.name, now_s=now_s,
+        request_digest=question.digest,
+    )  # fmt: skip
+    if opened.message.minute_s > now_s + MAX_SKEW_S:
+        raise NotYetValid
+    return opened
+
+
+def holding(bank: str, listed: StopList, evidence: Evidence) -> Unit:
+    """All of the list or nothing, of this bank's grants only. A list older than the one before says nothing new."""
     kinds = {stop.aid: stop.kind.value for stop in listed.stops}
     reads: tuple[Read, ...] = (
         Key(STOP_LISTS, (bank,)), Where(TID_LIST, "bank_stop", StopKind.FROZEN.value),

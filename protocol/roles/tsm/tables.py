@@ -32,7 +32,7 @@ class TidEntry:
 
     `asked_at_s` is when the bank was last asked about it, `spent_minor` what purchases hold of the grant. `bank_stop`
     is a `StopKind` or empty, as the bank's last list says. `claims` is OPEN until the bank accepted the closing claim,
-    then CLOSED.
+    then CLOSED. `proof` is the digest of the request in `evidence` that brought the credit proof (TID-3).
     """
 
     sid_digest: bytes
@@ -53,6 +53,7 @@ class TidEntry:
     spent_minor: int
     bank_stop: str
     claims: str
+    proof: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,8 @@ class CardSession:
 class CardRow:
     """An issued card. The PAN is looked up by a keyed digest only; `position` is its leaf under the signed root.
 
-    `used` and `spent_minor` count approved purchases, to be held against the controls (CN-3).
+    `used` and `spent_minor` count approved purchases, to be held against the controls (CN-3). `keys_request` is the
+    digest of the request in `evidence` that brought the signed root (CARD-3).
     """
 
     pan_ref: bytes
@@ -95,6 +97,7 @@ class CardRow:
     verify_above_minor: int
     used: int
     spent_minor: int
+    keys_request: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +174,8 @@ class PayoutRow:
 class ClaimRow:
     """A claim on a bank: `request` is the sealed claim as it is sent until the bank's answer is in.
 
-    `state` is EXPECT_BANK, ACCEPTED or REFUSED; totals are as in the message `Claim`. `salt` makes the tree's salts.
+    `state` is EXPECT_BANK, ACCEPTED or REFUSED (then `refusal` is the bank's code); totals are as in the message
+    `Claim`. `salt` makes the tree's salts. `made_at_s` is when `request` was signed, whose digest is `digest`.
     """
 
     sid_digest: bytes
@@ -185,6 +189,19 @@ class ClaimRow:
     request: bytes
     digest: bytes
     state: str
+    refusal: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceStop:
+    """Why and since when the TSM itself stops an account; `lifted_at_s` is 0 while it holds."""
+
+    stop: bytes
+    tid: str
+    kind: str
+    reason: str
+    made_at_s: int
+    lifted_at_s: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +210,27 @@ class StopListRow:
 
     bank: str
     minute_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceRow:
+    """A purchase whose person the bank was asked to name: one case a purchase, as at the bank.
+
+    `chain` is the `TraceRequest`, the same whenever the case is asked about; `request` the sealed request while its
+    answer is awaited, made at `asked_at_s`; `answer` is sealed to `requester`. `state` is EXPECT_BANK or the bank's.
+    """
+
+    merchant: str
+    sale: bytes
+    case_id: bytes
+    bank: str
+    requester: str
+    reason: str
+    chain: bytes
+    request: bytes
+    asked_at_s: int
+    answer: bytes
+    state: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,9 +269,15 @@ PURCHASES: Final = Table(
 SECOND_DRAWS: Final = Table("second_draws", SecondDraw, ("merchant", "sale"), index=("sid_digest",))
 REFUNDS: Final = Table("refunds", RefundRow, ("merchant", "refund"))
 PAYOUTS: Final = Table("payouts", PayoutRow, ("merchant", "batch"))
-CLAIMS: Final = Table("claims", ClaimRow, ("sid_digest", "sequence"), index=("state",), sealed=frozenset({"request"}))
+CLAIMS: Final = Table(
+    "claims", ClaimRow, ("sid_digest", "sequence"), index=("sid_digest", "state"), sealed=frozenset({"request", "salt"})
+)
+SERVICE_STOPS: Final = Table("service_stops", ServiceStop, ("stop",), index=("tid",))
 STOP_LISTS: Final = Table("stop_lists", StopListRow, ("bank",))
+TRACES: Final = Table(
+    "traces", TraceRow, ("merchant", "sale"), unique=(("case_id",),), sealed=frozenset({"chain", "request", "answer"})
+)
 TSM_TABLES: Final = (
-    SERVICES, TID_LIST, CARD_SESSIONS, CARDS, TERMINALS, PURCHASES, SECOND_DRAWS, REFUNDS, PAYOUTS, CLAIMS, STOP_LISTS,
-    LEDGER,
+    SERVICES, TID_LIST, CARD_SESSIONS, CARDS, TERMINALS, PURCHASES, SECOND_DRAWS, REFUNDS, PAYOUTS, CLAIMS,
+    SERVICE_STOPS, STOP_LISTS, TRACES, LEDGER,
 )  # fmt: skip

@@ -21,6 +21,7 @@ from protocol.roles.wallet.pay import (
     set_pin,
     verify_pin,
 )
+from protocol.roles.wallet.recredit import expect_registered, free_account, recredit
 from protocol.roles.wallet.session import Call, Exchanged, Flow, Wallet
 
 __all__ = [
@@ -34,11 +35,14 @@ __all__ = [
     "close_card",
     "close_service",
     "enroll",
+    "expect_registered",
     "fetch_reference_values",
     "fetch_release",
+    "free_account",
     "issue_cards",
     "open_account",
     "open_card",
+    "recredit",
     "register",
     "renew_cards",
     "reopen_pin",

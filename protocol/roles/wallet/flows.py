@@ -106,11 +106,16 @@ def register(wallet: Wallet, *, tsm: str, aid: str, maximum_minor: int) -> Flow[
     request = yield from wallet.command("GenerateServiceKeys", SeGenerateServiceKeys(tsm=tsm), SealedRequest)
     tid = request.handle
     reply = yield from _carry(tsm, "Tsm.OpenAccount", request)
-    command = SeMakeBankInfo(tid=tid, aid=aid, reply=reply, nonce1=wallet.entropy.bytes(NONCE_BYTES))
+    return (yield from prove_credit(wallet, tsm=tsm, tid=tid, aid=aid, offer=reply, maximum_minor=maximum_minor))
+
+
+def prove_credit(wallet: Wallet, *, tsm: str, tid: str, aid: str, offer: bytes, maximum_minor: int) -> Flow[SeService]:
+    """TID-2 … TID-4 with the TSM's `offer`; an empty one is that of RECREDIT, which the SE keeps."""
+    command = SeMakeBankInfo(tid=tid, aid=aid, reply=offer, nonce1=wallet.entropy.bytes(NONCE_BYTES))
     asked, made = yield from wallet.exchange("MakeBankInfo", command, SeBankInfo)
     if not same(made.nonce1, asked.nonce1):  # TID-2b returns Nonce1: the answer is to this very question
         raise NonceMismatch
-    proof = SeSignService(tid=tid, statement=Statement.CREDIT_PROOF, maximum_minor=maximum_minor)
+    proof = SeSignService(tid=tid, statement=Statement.CREDIT_PROOF, maximum_minor=maximum_minor, aid="")
     request = yield from wallet.command("SignService", proof, SealedRequest)
     reply = yield from _carry(tsm, "Tsm.ProveCredit", request)
     return (yield from wallet.command("OpenService", SeOpenService(tid=tid, reply=reply), SeService))
@@ -118,7 +123,7 @@ def register(wallet: Wallet, *, tsm: str, aid: str, maximum_minor: int) -> Flow[
 
 def issue_cards(wallet: Wallet, *, tsm: str, tid: str, number: int) -> Flow[SeService]:
     """CARD-1 … CARD-5: `number` (1 … 32) virtual cards for `tid`."""
-    wish = SeSignService(tid=tid, statement=Statement.CARD_REQUEST, maximum_minor=0)
+    wish = SeSignService(tid=tid, statement=Statement.CARD_REQUEST, maximum_minor=0, aid="")
     request = yield from wallet.command("SignService", wish, SealedRequest)
     reply = yield from _carry(tsm, "Tsm.RequestCards", request)
     keys = SeGenerateCardKeys(tid=tid, reply=reply, number=number)
@@ -129,12 +134,18 @@ def issue_cards(wallet: Wallet, *, tsm: str, tid: str, number: int) -> Flow[SeSe
     return (yield from wallet.command("OpenService", SeOpenService(tid=tid, reply=reply), SeService))
 
 
-def close_service(wallet: Wallet, *, tsm: str, tid: str) -> Flow[SeService]:
-    """Give the grant back: cards end at the TSM, the bank frees the AID."""
-    wish = SeSignService(tid=tid, statement=Statement.CLOSE_ACCOUNT, maximum_minor=0)
-    request = yield from wallet.command("SignService", wish, SealedRequest)
-    reply = yield from _carry(tsm, "Tsm.CloseAccount", request)
-    return (yield from wallet.command("OpenService", SeOpenService(tid=tid, reply=reply), SeService))
+def close_service(wallet: Wallet, *, tsm: str, tid: str, aid: str = "") -> Flow[SeService]:
+    """Give the grant of `aid` back, or all: its cards end at the TSM, its bank frees the AID.
+
+    The account is CLOSED with the last one.
+    """
+    while True:
+        wish = SeSignService(tid=tid, statement=Statement.CLOSE_ACCOUNT, maximum_minor=0, aid=aid)
+        request = yield from wallet.command("SignService", wish, SealedRequest)
+        reply = yield from _carry(tsm, "Tsm.CloseAccount", request)
+        service = yield from wallet.command("OpenService", SeOpenService(tid=tid, reply=reply), SeService)
+        if aid or service.state == "CLOSED":
+            return service
 
 
 def status(wallet: Wallet) -> Flow[SeState]:

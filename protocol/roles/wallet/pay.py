@@ -62,11 +62,12 @@ def reopen_pin(wallet: Wallet, *, bank: str, approval: bytes) -> Flow[SePin]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renewed:
-    """What RENEW found ready, and how many cards it had issued."""
+    """What RENEW found ready, how many cards it had issued, and whether the TSM asks for further credit (RECREDIT)."""
 
     tid: str
     ready: int
     issued: int
+    recredit: bool
 
 
 def renew_cards(
@@ -82,9 +83,11 @@ def renew_cards(
     asked_at_s = envelope.peek(SeStatus, exchanged.sent.cose).claims.issued_at_s
     found = next((own for own in held.pools if own.tid == tid), Pool(tid=tid, ready=0, expires_at_s=()))
     missing = _missing(found, pool, asked_at_s + renew_before_s)
+    asked = tid in held.recredits
     if missing:
-        yield from issue_cards(wallet, tsm=tsm, tid=tid, number=missing)
-    return Renewed(tid=tid, ready=found.ready, issued=missing)
+        service = yield from issue_cards(wallet, tsm=tsm, tid=tid, number=missing)
+        asked = asked or service.recredit
+    return Renewed(tid=tid, ready=found.ready, issued=missing, recredit=asked)
 
 
 def _missing(found: Pool, pool: int, until_s: int) -> int:

@@ -104,3 +104,9 @@ def test_cryptograms_agree_with_the_oracle(size: int) -> None:
     assert mac == ac.generate_ac(session, data, ac.PaddingType.EMV)
     assert mac != cryptogram.compute_cryptogram(session, data + b"\x00")
     assert mac != cryptogram.compute_cryptogram(cryptogram.derive_session_key(MASTER, atc=8), data)
+
+
+def test_keys_of_a_batch_are_those_of_its_cards() -> None:
+    pans = ["9999100000000000009", "9999101234567890123", "12345678901234567"]
+    assert keys.derive_card_keys(MASTER, pans) == tuple(keys.derive_card_key(MASTER, pan) for pan in pans)
+    assert keys.derive_card_keys(MASTER, []) == ()

@@ -13,7 +13,7 @@ from protocol.card import dol, oda, profile, rsa, tlv
 from protocol.card.chain import verify_card
 from protocol.card.months import Month
 from protocol.card.pan import check_digit, generate_pan
-from protocol.card.personalize import CardData, Issuer, personalize
+from protocol.card.personalize import CardData, Issuer, personalize, personalize_all
 from protocol.card.profile import CardControls, CardProfile, Channel, common_expiry
 from protocol.errors import CardDataInvalid, CardKeyInvalid, Expired, Oversize, ProtocolError
 
@@ -241,3 +241,27 @@ def test_profiles_are_in_order(changes) -> None:
 def test_expiry_depends_on_the_month_of_issue_only() -> None:
     assert common_expiry(date(2026, 11, 1)) == common_expiry(date(2026, 11, 30)) == EXPIRY
     assert common_expiry(date(2026, 12, 31)) == Month(year=2027, month=1)
+
+
+def test_a_batch_is_what_its_cards_are_alone(any_issuer, keys, ca_key, entropy) -> None:
+    pans = [generate_pan(entropy) for _ in range(3)]
+    holders = [keys.card.public, keys.card.public, keys.short_issuer.public]
+    batch = personalize_all(
+        any_issuer, CardProfile(), cards=list(zip(pans, holders, strict=True)), expiry=EXPIRY, controls=CONTROLS,
+        entropy=entropy,
+    )  # fmt: skip
+    assert [card.pan for card in batch] == pans
+    for card, pan, holder in zip(batch, pans, holders, strict=True):
+        found = check(card, ca_key).icc
+        assert (found.pan, found.key) == (pan, holder)
+    assert len({check(card, ca_key).icc.serial for card in batch}) == 3
+
+
+def test_one_wrong_number_leaves_the_whole_batch_unsigned(issuer, keys, entropy) -> None:
+    good = generate_pan(entropy)
+    with pytest.raises(CardDataInvalid) as refused:
+        personalize_all(
+            issuer, CardProfile(), cards=[(good, keys.card.public), (good[:-1], keys.card.public)], expiry=EXPIRY,
+            controls=CONTROLS, entropy=entropy,
+        )  # fmt: skip
+    assert refused.value.code == "CARD_DATA_INVALID"

@@ -156,17 +156,17 @@ def test_any_dynamic_data_parses_or_is_refused(raw: bytes) -> None:
 
 
 def test_a_proper_card_key_is_taken(keys) -> None:
-    assert possession.verify_card_key(keys.card.public.to_bytes()) == keys.card.public
+    assert possession.verify_card_keys([keys.card.public.to_bytes()]) == (keys.card.public,)
 
 
 def test_wrong_size_or_exponent_is_refused(keys) -> None:
     longer = keys.card.public.to_bytes() + b"\x01"
     for modulus in (keys.issuer.public.to_bytes(), longer, longer[:175], b""):
         with pytest.raises(CardKeyInvalid) as refused:
-            possession.verify_card_key(modulus)
+            possession.verify_card_keys([modulus])
         assert refused.value.code == "CARD_KEY_INVALID"
     with pytest.raises(CardKeyInvalid):
-        possession.verify_card_key(keys.card.public.to_bytes(), b"\x03")
+        possession.verify_card_keys([keys.card.public.to_bytes()], b"\x03")
 
 
 def weak(modulus: int) -> bytes:
@@ -187,6 +187,37 @@ def test_weak_moduli_are_refused(keys) -> None:
         (good & (1 << 1407) - 1).to_bytes(176, "big"),
     ):
         with pytest.raises(CardKeyInvalid) as refused:
-            possession.verify_card_key(modulus)
+            possession.verify_card_keys([modulus])
         assert refused.value.code == "CARD_KEY_INVALID"
     assert rsa.ICC_BITS == 1408
+
+
+def test_one_weak_key_among_good_ones_is_refused(keys) -> None:
+    good = keys.card.public.to_bytes()
+    prime = gmpy2.next_prime((1 << 703) + (1 << 702) + 12345)
+    small, close = 3 * gmpy2.next_prime((1 << 1407) // 3), prime * gmpy2.next_prime(prime)
+    assert len(possession.verify_card_keys([good, good, good])) == 3
+    for bad in (weak(small), weak(close), good[:-1], weak(keys.card.public.modulus ^ 1)):
+        for place in range(3):
+            batch = [good, good]
+            batch.insert(place, bad)
+            with pytest.raises(CardKeyInvalid) as refused:
+                possession.verify_card_keys(batch)
+            assert refused.value.code == "CARD_KEY_INVALID"
+
+
+def test_close_factors_are_found_up_to_step_64_whatever_the_modulus_is_modulo_4() -> None:
+    prime = gmpy2.next_prime((1 << 703) + (1 << 702) + 12345)
+    seen = set()
+    for distance in range(1, 40):
+        other = gmpy2.next_prime(prime + (distance << 352))
+        modulus = prime * other
+        steps = (prime + other) // 2 - gmpy2.isqrt(modulus - 1) - 1
+        seen.add((steps < 64, int(modulus % 4)))
+        if steps < 64:
+            with pytest.raises(CardKeyInvalid) as refused:
+                possession.verify_card_keys([weak(modulus)])
+            assert refused.value.code == "CARD_KEY_INVALID"
+        else:
+            possession.verify_card_keys([weak(modulus)])
+    assert seen == {(True, 1), (True, 3), (False, 1), (False, 3)}

@@ -10,9 +10,14 @@ from typing import Any
 
 import pytest
 from pycddl import Schema
+from support.claims import Desk
 from support.counter import Counter, set_pin
+from support.customer import amend
+from support.settling import begin
 from support.shop import Stall
+from support.stopping import fetch, freeze_customer
 from support.tape import pin_word
+from support.tracing import answer_any, trace_any
 from support.world import SOFTWARE, Phone, World
 
 from parties.contract import CDDL, ROOT
@@ -20,15 +25,17 @@ from protocol import codec, cose
 from protocol.contract import Key, Rpc
 from protocol.cose import ENCRYPT0_TAG, SIGN1_TAG, Sign1
 from protocol.crypto import PrivateKey
-from protocol.envelope import Wire
+from protocol.envelope import Stamp, Wire
 from protocol.errors import DecryptionFailed, ProtocolError
 from protocol.messages.pay import Verdict
 from protocol.messages.se import SeMeasure, SeMeasured, SePin, SeReopenPin
+from protocol.roles.ledger import LEDGER
 from protocol.roles.merchant import TERMINAL_KEYS
 from protocol.roles.merchant.giveback import sign_refund
 from protocol.roles.merchant.lane import record_answer
 from protocol.roles.se.pin import MAX_WRONG
 from protocol.roles.se.tables import ACCOUNTS, OWNERS, SERVICE_KEYS
+from protocol.roles.statement import sign_statement, tsm_sums_with_merchant
 from protocol.roles.tsm.tables import TID_LIST
 from protocol.roles.wallet import close_service, fetch_reference_values, fetch_release, status
 from protocol.types import Role
@@ -74,6 +81,8 @@ class Run:
     keys: Keys
     requests: dict[str, Wire] = field(default_factory=dict)
     replies: dict[str, Wire] = field(default_factory=dict)
+    files: list[bytes] = field(default_factory=list)
+    """Objects that travel by no call."""
 
     def request(self, rpc: Rpc) -> Peeled:
         """The request of this call, taken apart."""
@@ -88,6 +97,8 @@ class Run:
         for rpc in rpcs:
             yield self.request(rpc)
             yield self.reply(rpc)
+        for data in self.files:
+            yield peel(data, self.keys, b"")
 
 
 def _name(data: bytes) -> tuple[str, int]:
@@ -203,6 +214,7 @@ def _pay(world: World, phone: Phone, tid: str) -> None:
     stall.state(sale)
     pending = stall.refund_row(stall.refund(sale, 1_000))
     stall.to_tsm("Tsm.Refund", stall.apply(sign_refund(stall.shop, pending, stall.now_s, world.entropy)).request)
+    stall.to_tsm("Tsm.SettleBatch", begin(stall).request)
     stall.cancel(stall.start())
     (row,) = stall.party.store.scan(TERMINAL_KEYS)
     key = PrivateKey.from_bytes(row.private_key)
@@ -231,6 +243,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     world.run(phone, fetch_release(phone.wallet, provider="sp-1", software=SOFTWARE))
     world.run(phone, fetch_reference_values(phone.wallet, provider="sp-1", software=SOFTWARE, bank="bank-a"))
     _pay(world, phone, tid)
+    Desk(world).claim()
+    trace_any(world)
+    amend(world, "tsm-1", TID_LIST, spent_minor=499_000)  # so little is left that the TSM asks for further credit
+    world.cards(phone, tid, number=1)
+    freeze_customer(world, phone.user)
+    fetch(world)
     world.run(phone, close_service(phone.wallet, tsm="tsm-1", tid=tid))
     captured = Run(world, _keys_of(world, phone))
     for _, rpc, wire, reply in world.calls:
@@ -238,7 +256,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             assert rpc == "SecureElement.SetPin"  # the wrong entries
             continue
         captured.requests[rpc], captured.replies[rpc] = wire, reply
+    captured.files.append(_statement(world))
+    officers, kept = answer_any(world)
+    captured.files += kept
+    captured.keys.signers |= {key.public.thumbprint: Key.OFFICER for key in officers}
+    captured.keys.private.append(world.merchant.seal)
     return captured
+
+
+def _statement(world: World) -> bytes:
+    tsm = world.parties["tsm-1"]
+    stamp = Stamp.fresh(world.clock.now_s(), world.entropy)
+    sums = tsm_sums_with_merchant(tsm.store.scan(LEDGER), merchant="shop-1")
+    return sign_statement(tsm.value.keys.signer, sums, counterparty="shop-1", under_way=0, stamp=stamp)
 
 
 @pytest.fixture(scope="package")

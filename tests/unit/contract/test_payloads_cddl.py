@@ -89,7 +89,7 @@ def test_texts_and_numbers_out_of_bounds_are_refused(name: str, samples: dict[st
     for field, spec in kind.specs().items():
         wrong: Any = None
         if isinstance(spec, Text):
-            wrong = "§"
+            wrong = "§\n"
         elif isinstance(spec, Uint):
             wrong = spec.high + 1
         elif isinstance(spec, Many) and isinstance(spec.item, Nested | Text):

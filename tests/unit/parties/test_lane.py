@@ -295,7 +295,7 @@ def _refund(shopping: Shopping) -> list[bytes]:
     [
         (_sale, 2, ("APPROVED", 0, AMOUNT)),
         (_void, 2, ("REVERSED", 0, 0)),
-        (_silence, 17, ("REVERSED", 0, 0)),
+        (_silence, 19, ("REVERSED", 0, 0)),
         (_refund, 4, ("APPROVED", 5_000, AMOUNT - 5_000)),
     ],
     ids=["sale", "void", "silence", "refund"],

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from parties.cli import main
-from parties.client import PhoneClient, Pin, Pool, Renewed, State, Tap
-from protocol.errors import Internal, NoCard, PinInvalid, PinWeak
+from parties.client import Credit, PhoneClient, Pin, Pool, Renewed, State, Tap
+from protocol.errors import Internal, NoCard, PinInvalid, PinWeak, UnknownAccount
 
 APP = """
 import json, sys
@@ -35,6 +35,9 @@ SHOWN = ["--amount", "30000", "--currency", "TWD", "--merchant", "TAPVEIL0000000
 PAY = [["pay", "--tid", "t-1", "--ceiling", "50000", *READER], "\n"]
 CLOSE = [["close-card", "--tid", "t-1"], "\n"]
 PIN_STATE = {"state": "ACTIVE", "entries_left": 5}
+CREDIT = {
+    "aid": "a-1", "bank": "bank-b", "tsm": "tsm-1", "tid": "", "expires_at_s": 9, "limit_minor": 5, "currency": "TWD",
+}  # fmt: skip
 
 
 class Phone:
@@ -176,7 +179,7 @@ def test_pins_from_files(phone, tmp_path):
 
 
 def test_the_other_commands(phone, tmp_path):
-    renewed = {"tid": "t-1", "ready": 2, "issued": 6}
+    renewed = {"tid": "t-1", "ready": 2, "issued": 6, "recredit": False}
     phone.answers(renewed, CLOSED, {"state": "EXPECT_NEW", "entries_left": 5})
     ran = phone.run("renew", "--tid", "t-1", "--json")
     assert (ran.exit_code, json.loads(ran.stdout)) == (0, renewed)
@@ -189,15 +192,50 @@ def test_the_other_commands(phone, tmp_path):
     ]  # fmt: skip
 
 
+def test_renewal_says_that_the_tsm_asks(phone):
+    phone.answers({"tid": "t-1", "ready": 2, "issued": 6, "recredit": True})
+    ran = phone.run("renew", "--tid", "t-1")
+    assert "asks for further credit for t-1: `tapveil wallet recredit --tid t-1 --bank BANK`" in ran.stderr
+
+
+def test_further_credit_is_of_a_bank_that_knows_the_phone(phone):
+    """Before a launch there, which would be refused for another reason."""
+    phone.answers({"banks": ["bank-a"]})
+    ran = phone.run("recredit", "--tid", "t-1", "--bank", "bank-b", "--json")
+    assert (ran.exit_code, json.loads(ran.stdout)["error"]) == (1, "UNKNOWN_ACCOUNT")
+    assert "not registered at bank-b: enroll and install there first" in ran.stderr
+    with pytest.raises(UnknownAccount):
+        phone.answers({"banks": ["bank-a"]})
+        PhoneClient(phone.folder).recredit("t-1", bank="bank-b")
+    assert [arguments for arguments, _ in phone.said()] == [["status"], ["status"]]
+
+
+def test_the_passcode_is_asked_for_only_where_an_account_must_be_opened(phone, tmp_path):
+    """Without a server the launch fails after it."""
+    held = {"banks": ["bank-b"], "credits": [CREDIT]}
+    for owned, asks in (([CREDIT], False), ([CREDIT | {"tid": "t-1"}], True), ([], True)):
+        answer = held | {"credits": owned}
+        phone.answers(answer, answer)
+        ran = phone.run("recredit", "--tid", "t-1", "--bank", "bank-b", "--json", entered="wq-7351-zt\n")
+        assert (ran.exit_code, json.loads(ran.stdout.splitlines()[-1])["error"]) == (1, "UNAVAILABLE")
+        assert ("asscode" in ran.output) is asks
+    file = tmp_path / "passcode"
+    file.write_text("wq-7351-zt\n")
+    phone.answers(held, held)
+    ran = phone.run("recredit", "--tid", "t-1", "--bank", "bank-b", "--passcode-file", file, "--json")
+    assert (ran.exit_code, json.loads(ran.stdout)["error"]) == (1, "UNAVAILABLE")
+
+
 def test_the_client_does_what_the_commands_do(phone, tmp_path):
     client = PhoneClient(phone.folder)
     state = {
         "open": True, "banks": ["bank-a"], "aids": [], "tids": ["t-1"], "cards": [], "pin": "ACTIVE",
-        "pools": [{"tid": "t-1", "ready": 2, "expires_at_s": [7, 9]}], "opening": CLOSED,
+        "pools": [{"tid": "t-1", "ready": 2, "expires_at_s": [7, 9]}], "opening": CLOSED, "credits": [CREDIT],
+        "recredits": ["t-1"],
     }  # fmt: skip
     phone.answers(
         ASKED, TAPPED, TAPPED, CLOSED, PIN_STATE, {"state": "EXPECT_NEW", "entries_left": 5},
-        {"tid": "t-1", "ready": 2, "issued": 6}, state,
+        {"tid": "t-1", "ready": 2, "issued": 6, "recredit": False}, state,
     )  # fmt: skip
     reader = "127.0.0.1:4000"
     asked = client.pay("t-1", ceiling_minor=50000, reader=reader)
@@ -207,10 +245,11 @@ def test_the_client_does_what_the_commands_do(phone, tmp_path):
     assert client.close_card("t-1").state == "CLOSED"
     assert client.set_pin("8265", old="7351", personal=("19900131",)) == Pin(state="ACTIVE", entries_left=5)
     assert client.reopen_pin(tmp_path / "word").state == "EXPECT_NEW"
-    assert client.renew("t-1", pool=4) == Renewed(tid="t-1", ready=2, issued=6)
+    assert client.renew("t-1", pool=4) == Renewed(tid="t-1", ready=2, issued=6, recredit=False)
     held = client.status(paying=True)
     assert (held.pools, held.pin) == ((Pool(tid="t-1", ready=2, expires_at_s=(7, 9)),), "ACTIVE")
     assert held.opening == Tap(**CLOSED)
+    assert (held.credits, held.recredits) == ((Credit(**CREDIT),), ("t-1",))
     assert phone.said()[:5] == [
         PAY, [["confirm", *READER, *SHOWN], "7351\n"], [[*PAY[0][:-1], "5"], "7351\n"], CLOSE,
         [["set-pin"], "7351\n8265\n19900131\n"],
@@ -219,12 +258,15 @@ def test_the_client_does_what_the_commands_do(phone, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"pools": None}, {"pools": [1]}, {"pools": [{}]}, {"opening": []}, {"opening": {}}, {"pin": None, "more": 1}],
-)
+    [
+        {"pools": None}, {"pools": [1]}, {"pools": [{}]}, {"opening": []}, {"opening": {}}, {"pin": None, "more": 1},
+        {"credits": {}}, {"credits": [{}]},
+    ],
+)  # fmt: skip
 def test_a_state_of_another_form_is_internal(change):
     plain = {
         "open": True, "banks": [], "aids": [], "tids": [], "cards": [], "pin": "ACTIVE", "pools": [],
-        "opening": CLOSED,
+        "opening": CLOSED, "credits": [], "recredits": [],
     }  # fmt: skip
     assert State.of(plain).opening.state == "CLOSED"
     with pytest.raises(Internal):
@@ -241,7 +283,7 @@ def test_a_refusal_is_typed(phone, code, refusal_class):
     assert refused.value.code == code
 
 
-@pytest.mark.parametrize("command", ["pay", "set-pin", "reopen-pin", "renew", "close-card"])
+@pytest.mark.parametrize("command", ["pay", "set-pin", "reopen-pin", "renew", "recredit", "close", "close-card"])
 def test_help(command):
     ran = CliRunner().invoke(main, ["wallet", command, "--help"])
     assert (ran.exit_code, "Usage:" in ran.stdout) == (0, True)

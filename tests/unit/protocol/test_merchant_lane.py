@@ -489,7 +489,7 @@ def test_a_refund_made_before_its_answer_was_lost_is_known_by_its_name(stall: St
     assert new.request != old.request
     with pytest.raises(IdentifierTaken) as caught:
         stall.to_tsm("Tsm.Refund", new.request)
-    done = stall.apply(record_refund_refusal(new, caught.value))
+    done = stall.apply(record_refund_refusal(stall.shop, new, caught.value, stall.now_s))
     assert (done.state, stall.state(sale).refunded_minor) == ("DONE", 5_000)
     assert [purchase.refunded_minor for purchase in stall.purchases()] == [5_000]
 
@@ -501,8 +501,9 @@ def test_a_refusal_that_stands_ends_a_refund(
     sale = approved(stall, buyer)
     refund = stall.refund(sale, 5_000)
     row = signed_refund(stall, refund)
-    ended = stall.apply(record_refund_refusal(row, refusal))
+    ended = stall.apply(record_refund_refusal(stall.shop, row, refusal, stall.now_s))
     assert (ended.state, ended.request) == ("REFUSED", b"")
+    assert stall.apply(record_refund_refusal(stall.shop, row, refusal, stall.now_s)) == ended  # heard twice
     assert (stall.state(sale).refunds_pending, stall.state(sale).refunded_minor) == (0, 0)
     assert stall.cancel(sale).progress == "EXPECT_REVERSAL"  # nothing was refunded
 
@@ -512,7 +513,7 @@ def test_any_other_leaves_it_to_be_sent_again(
     stall: Stall, buyer: tuple[Phone, str], refusal: ProtocolError
 ) -> None:  # fmt: skip
     row = signed_refund(stall, stall.refund(approved(stall, buyer), 5_000))
-    stall.apply(record_refund_refusal(row, refusal))
+    stall.apply(record_refund_refusal(stall.shop, row, refusal, stall.now_s))
     assert stall.refund_row(row.refund) == row
 
 

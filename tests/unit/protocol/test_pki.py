@@ -67,7 +67,8 @@ def _verify(
 
 
 # --- accepted --------------------------------------------------------------------------------------------------------
-PARTIES = [(role, use) for role in Role if role is not Role.USER for use in Use if use is not Use.ISSUE]
+OF_A_BANK = (Role.USER, Role.OFFICER)
+PARTIES = [(role, use) for role in Role if role not in OF_A_BANK for use in Use if use is not Use.ISSUE]
 
 
 @pytest.mark.parametrize(("role", "use"), [*PARTIES, (Role.BANK, Use.ISSUE)])
@@ -141,6 +142,7 @@ SHORT, LATE = _short_lived(), _intermediate(from_s=NOW_S + 10)
 CHAINS: dict[str, Case] = {
     # who certifies whom
     "user directly under the CA": Case(_user(ROOT)),
+    "officer directly under the CA": Case(_issue(role=Role.OFFICER, name="officer-1")),
     "user directly under the CA, beside a bank's issuer": Case(_user(ROOT), chain=[BANK_A.certificate]),
     "user directly under the CA, beside a self-made issuer": Case(_user(ROOT), chain=[_self_made().certificate]),
     "party beside a bank's issuer": Case(_issue(), chain=[BANK_A.certificate]),
@@ -150,7 +152,7 @@ CHAINS: dict[str, Case] = {
     **{
         f"{role} certified by a bank": Case(_issue(BANK_A, role=role, name="bank-b"), chain=[BANK_A.certificate])
         for role in Role
-        if role is not Role.USER
+        if role not in OF_A_BANK
     },
     "transport key certified by a bank": Case(
         _issue(BANK_A, role=Role.TSM, use=Use.TLS), use=Use.TLS, chain=[BANK_A.certificate]

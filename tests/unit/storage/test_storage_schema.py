@@ -70,13 +70,14 @@ def test_looking_up_a_column_without_index_is_refused(sample, store):
         store.read(Where(sample.accounts, "balance", 1))
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "postgresql://host/name", "no url"])
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mysql://host/name", "no url"])
 def test_a_url_that_names_no_file_is_refused(url):
     with pytest.raises(SettingsInvalid) as caught:
         open_database(url)
     assert caught.value.code == "SETTINGS_INVALID"
 
 
+@pytest.mark.parametrize("sample", ["sqlite"], indirect=True)
 def test_no_statement_of_a_unit_scans_a_table(sample, tmp_path):
     """SQLite's own plan of every statement that a batch runs."""
     database = sample.create(tmp_path / "plan.db")

@@ -7,7 +7,6 @@ import threading
 
 import pytest
 
-from parties.storage.database import open_database
 from parties.storage.sealing import Sealer
 from parties.storage.store import DatabaseStore
 from protocol.errors import StorageFault
@@ -106,8 +105,7 @@ def test_a_cell_that_does_not_open_hinders_only_those_who_look_at_it(sample, sto
 
 
 def test_a_reader_that_waits_gets_the_connection_that_comes_free(sample, tmp_path):
-    sample.create(tmp_path / "few.db").close()
-    database = open_database(f"sqlite:///{tmp_path}/few.db", readers=1, wait_s=5)
+    database = sample.create(tmp_path / "few.db", readers=1, wait_s=5)
     store = DatabaseStore(database, sample.tables, Sealer(sample.data_key))
     assert store.scan(sample.visits) == ()
     seen = []

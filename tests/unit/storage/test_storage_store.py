@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -58,7 +61,7 @@ def test_ten_threads_lose_no_update(sample, store):
 def test_two_programs_on_one_database_lose_no_update(sample, tmp_path):
     with sample.opened(tmp_path / "two.db") as store:
         store.apply(insert(sample, sample.account(1)))
-    url = f"sqlite:///{tmp_path}/two.db"
+    url = sample.url(tmp_path / "two.db")
     stores = [DatabaseStore(open_database(url), sample.tables, Sealer(sample.data_key)) for _ in range(2)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: [stores[n % 2].apply(add(sample, 1, 1)) for _ in range(50)], range(4)))
@@ -69,13 +72,34 @@ def test_two_programs_on_one_database_lose_no_update(sample, tmp_path):
 
 def test_a_batch_is_one_transaction_and_units_see_those_before_them(sample, tmp_path):
     database = sample.create(tmp_path / "one.db")
-    statements = []
-    sample.trace(database, statements.append)
     store = DatabaseStore(database, sample.tables, Sealer(sample.data_key))
-    futures = sample.together(store, [insert(sample, sample.account(1)), *[add(sample, 1, 1) for _ in range(31)]])
-    assert [future.result().reply for future in futures[1:]] == list(range(1, 32))
-    assert statements.count("COMMIT") == 2  # the unit that held the writer up, and all the others
+    with commits(sample, database) as counted:
+        futures = sample.together(store, [insert(sample, sample.account(1)), *[add(sample, 1, 1) for _ in range(31)]])
+        assert [future.result().reply for future in futures[1:]] == list(range(1, 32))
+        assert counted() == 2  # the unit that held the writer up, and all the others
     store.close()
+
+
+@contextlib.contextmanager
+def commits(sample, database):
+    """Counts what the writer's connection commits, as the database itself sees it."""
+    seen = []
+    if sample.kind == "sqlite":
+        sample.trace(database, seen.append)
+        yield lambda: seen.count("COMMIT")
+        return
+    with tempfile.TemporaryFile() as log:
+        pooled = database.writer.raw_connection()
+        server = pooled.driver_connection.pgconn
+        server.trace(log.fileno())
+        pooled.close()
+
+        def counted():
+            server.untrace()
+            log.seek(0)
+            return len(re.findall(rb'CommandComplete.*"COMMIT"', log.read()))
+
+        yield counted
 
 
 def test_a_unit_finds_the_rows_that_units_before_it_inserted_changed_and_deleted(sample, store):
@@ -155,8 +179,8 @@ def test_an_answer_waits_for_its_commit(sample, tmp_path):
     with sample.opened(tmp_path / "held.db") as store:
         store.apply(insert(sample, sample.account(1)))
         other = sample.create(tmp_path / "held.db")
-        with other.writer.begin():
-            with pytest.raises(StorageFault, match="another program holds the database") as caught:
+        with sample.holding(other):
+            with pytest.raises(StorageFault, match="another program holds") as caught:
                 store.apply(add(sample, 1, 1))
             assert caught.value.status == "UNAVAILABLE"
             assert balance(sample, store, 1) == 0  # readers go on meanwhile
@@ -164,6 +188,7 @@ def test_an_answer_waits_for_its_commit(sample, tmp_path):
         other.close()
 
 
+@pytest.mark.parametrize("sample", ["sqlite"], indirect=True)
 def test_a_batch_that_cannot_begin_fails_at_once_and_not_unit_by_unit(sample, tmp_path):
     with sample.opened(tmp_path / "busy.db") as store:
         other = sample.create(tmp_path / "busy.db")
@@ -226,8 +251,7 @@ def test_a_full_queue_refuses_and_closing_answers_all_that_wait():
 
 
 def test_a_reader_that_gets_no_connection_is_told_to_come_again(sample, tmp_path):
-    sample.create(tmp_path / "few.db").close()
-    database = open_database(f"sqlite:///{tmp_path}/few.db", readers=1, wait_s=0.1)
+    database = sample.create(tmp_path / "few.db", readers=1, wait_s=0.1)
     store = DatabaseStore(database, sample.tables, Sealer(sample.data_key))
     with database.readers.begin(), pytest.raises(Overloaded) as caught:
         store.scan(sample.visits)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from parties.storage.migrations.undo import drop_tables
+
 revision = "bank_0001"
 down_revision = None
 branch_labels = None
@@ -137,3 +139,18 @@ def upgrade() -> None:
         sa.UniqueConstraint("nonce", name=op.f("uq_requests_nonce")),
     )
     op.create_index(op.f("ix_requests_expires_at_s"), "requests", ["expires_at_s"], unique=False)
+
+
+def downgrade() -> None:
+    drop_tables(
+        "account_sessions",
+        "anonymous_accounts",
+        "challenges",
+        "customers",
+        "evidence",
+        "grants",
+        "live_grants",
+        "outbox",
+        "phones",
+        "requests",
+    )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from parties.storage.migrations.books import keep_append_only
+from parties.storage.migrations.undo import drop_columns, drop_tables
+
 revision = "bank_0002"
 down_revision = "bank_0001"
 branch_labels = None
@@ -12,6 +15,13 @@ depends_on = None
 
 
 def upgrade() -> None:
+    op.create_table(
+        "audit_heads",
+        sa.Column("log", sa.Text(), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("log", name=op.f("pk_audit_heads")),
+    )
     op.create_table(
         "audit_log",
         sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
@@ -40,6 +50,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("officer", name=op.f("pk_officers")),
         sa.UniqueConstraint("kid", name=op.f("uq_officers_kid")),
     )
+    with op.batch_alter_table("officers", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_officers_state"), ["state"], unique=False)
+
     op.create_table(
         "received_claims",
         sa.Column("aid", sa.Text(), nullable=False),
@@ -60,10 +73,12 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("made_at_s", sa.BigInteger(), nullable=False),
         sa.Column("lifted_at_s", sa.BigInteger(), nullable=False),
+        sa.Column("unlisted_from_s", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("stop", name=op.f("pk_stops")),
     )
     with op.batch_alter_table("stops", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_stops_customer"), ["customer"], unique=False)
+        batch_op.create_index(batch_op.f("ix_stops_unlisted_from_s"), ["unlisted_from_s"], unique=False)
 
     op.create_table(
         "trace_cases",
@@ -92,6 +107,9 @@ def upgrade() -> None:
         sa.Column("signed_at_s", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("case_id", "officer", name=op.f("pk_trace_signatures")),
     )
+    with op.batch_alter_table("trace_signatures", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_trace_signatures_case_id"), ["case_id"], unique=False)
+
     with op.batch_alter_table("customers", schema=None) as batch_op:
         batch_op.add_column(sa.Column("stop", sa.Text(), nullable=False, server_default=""))
         batch_op.create_index(batch_op.f("ix_customers_stop"), ["stop"], unique=False)
@@ -101,3 +119,16 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("claimed_minor", sa.BigInteger(), nullable=False, server_default="0"))
         batch_op.add_column(sa.Column("credited_minor", sa.BigInteger(), nullable=False, server_default="0"))
         batch_op.add_column(sa.Column("closed", sa.Boolean(), nullable=False, server_default=sa.false()))
+        batch_op.create_index(batch_op.f("ix_grants_aid"), ["aid"], unique=False)
+
+    keep_append_only("ledger", "entry")
+    keep_append_only("audit_log", "number")
+
+
+def downgrade() -> None:
+    drop_columns("grants", "sequence", "claimed_minor", "credited_minor", "closed", indexed=["aid"])
+    drop_columns("customers", "stop", indexed=["stop"])
+    drop_tables(
+        "trace_signatures", "trace_cases", "stops", "received_claims", "officers", "audit_heads",
+        append_only=["ledger", "audit_log"],
+    )  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from parties.storage.migrations.undo import drop_tables
+
 revision = "merchant_0001"
 down_revision = None
 branch_labels = None
@@ -55,4 +57,13 @@ def upgrade() -> None:
         sa.Column("expires_at_s", sa.BigInteger(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("terminal", name=op.f("pk_terminal_keys")),
+    )
+
+
+def downgrade() -> None:
+    drop_tables(
+        "evidence",
+        "outbox",
+        "requests",
+        "terminal_keys",
     )

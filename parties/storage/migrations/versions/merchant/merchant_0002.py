@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from parties.storage.migrations.undo import drop_tables
+
 revision = "merchant_0002"
 down_revision = "merchant_0001"
 branch_labels = None
@@ -47,3 +49,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("sales", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_sales_progress"), ["progress"], unique=False)
+
+
+def downgrade() -> None:
+    drop_tables("sales", "sale_refunds")

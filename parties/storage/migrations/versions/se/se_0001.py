@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from parties.storage.migrations.undo import drop_tables
+
 revision = "se_0001"
 down_revision = None
 branch_labels = None
@@ -134,3 +136,15 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_virtual_cards_batch"), "virtual_cards", ["batch"], unique=False)
     op.create_index(op.f("ix_virtual_cards_tid"), "virtual_cards", ["tid"], unique=False)
+
+
+def downgrade() -> None:
+    drop_tables(
+        "accounts",
+        "evidence",
+        "outbox",
+        "owners",
+        "requests",
+        "service_keys",
+        "virtual_cards",
+    )

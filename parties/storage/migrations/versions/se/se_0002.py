@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from parties.storage.migrations.undo import drop_columns, drop_tables
+
 revision = "se_0002"
 down_revision = "se_0001"
 branch_labels = None
@@ -46,3 +48,8 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("atc", sa.BigInteger(), nullable=False, server_default="0"))
         batch_op.add_column(sa.Column("used", sa.BigInteger(), nullable=False, server_default="0"))
         batch_op.create_index(batch_op.f("ix_virtual_cards_expires_at_s"), ["expires_at_s"], unique=False)
+
+
+def downgrade() -> None:
+    drop_columns("virtual_cards", "verify_above_minor", "atc", "used", indexed=["expires_at_s"])
+    drop_tables("pins", "field")

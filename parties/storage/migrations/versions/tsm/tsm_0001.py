@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from parties.storage.migrations.undo import drop_tables
+
 revision = "tsm_0001"
 down_revision = None
 branch_labels = None
@@ -131,3 +133,16 @@ def upgrade() -> None:
     op.create_index(op.f("ix_tid_list_aid"), "tid_list", ["aid"], unique=False)
     op.create_index(op.f("ix_tid_list_state"), "tid_list", ["state"], unique=False)
     op.create_index(op.f("ix_tid_list_tid"), "tid_list", ["tid"], unique=False)
+
+
+def downgrade() -> None:
+    drop_tables(
+        "card_sessions",
+        "cards",
+        "evidence",
+        "outbox",
+        "requests",
+        "services",
+        "terminals",
+        "tid_list",
+    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from parties.storage.migrations.undo import drop_columns, drop_tables
+
 revision = "tsm_0002"
 down_revision = "tsm_0001"
 branch_labels = None
@@ -50,3 +52,9 @@ def upgrade() -> None:
 
     with op.batch_alter_table("tid_list", schema=None) as batch_op:
         batch_op.add_column(sa.Column("spent_minor", sa.BigInteger(), nullable=False, server_default="0"))
+
+
+def downgrade() -> None:
+    drop_columns("tid_list", "spent_minor")
+    drop_columns("cards", "verify_above_minor", "used", "spent_minor")
+    drop_tables("refunds", "purchases")
