@@ -49,8 +49,8 @@ def _bank_store(settings: Path) -> Iterator[tuple[Opened, DatabaseStore]]:
 
 def add_customer(settings: Path, *, name: str, limit_minor: int, currency: str, passcode: str) -> OpenedCustomer:
     """INIT-2. Raises: SettingsInvalid for a bad value, StorageFault, KeystoreLocked."""
-    if not name or len(name) > 200:
-        raise SettingsInvalid("--name must have 1 to 200 characters")
+    if not re.fullmatch("[^\x00-\x1f]{1,200}", name):
+        raise SettingsInvalid("--name must have 1 to 200 characters, none of them a control character")
     if not 0 < limit_minor <= MAX_LIMIT_MINOR:
         raise SettingsInvalid(f"--limit must be 1 to {MAX_LIMIT_MINOR} minor units")
     if not re.fullmatch("[A-Z]{3}", currency):

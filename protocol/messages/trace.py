@@ -110,19 +110,21 @@ class TraceAnswer(Message):
     case: Handle
     reason: Annotated[TraceReason, Choice(TraceReason)]
     customer: Identifier
-    person: Annotated[str, Text(200, "[^\\x00-\\x1f]{1,200}")]
+    person: Annotated[str, Text(200, "[^\\u0000-\\u001f]{1,200}")]
     aid: Identifier
     purchase_digest: Digest
 
 
 class AuditKind(StrEnum):
-    """What the bank's log keeps of a case."""
+    """What the bank's log keeps: of a case, and of who may sign one (then the case is all zeros)."""
 
     REQUEST = "request"
     REFUSED_REQUEST = "refused-request"
     APPROVAL = "approval"
     REFUSAL = "refusal"
     ANSWER = "answer"
+    APPOINTMENT = "appointment"
+    REMOVAL = "removal"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
