@@ -20,15 +20,23 @@ from parties.server.capture import Capture, read_capture
 from parties.settings import load_settings
 from parties.storage.store import DatabaseStore
 from protocol.envelope import Wire
-from protocol.roles.bank.tables import CUSTOMERS, LIVE_GRANTS
+from protocol.roles.bank.tables import (
+    AUDIT_LOG,
+    CUSTOMERS,
+    LIVE_GRANTS,
+    RECEIVED_CLAIMS,
+    TRACE_CASES,
+    TRACE_SIGNATURES,
+)
+from protocol.roles.ledger import LEDGER
 from protocol.roles.merchant import SALE_REFUNDS, SALES
 from protocol.roles.se.tables import OWNERS
-from protocol.roles.tsm.tables import CARDS, PURCHASES, REFUNDS, TERMINALS, TID_LIST
+from protocol.roles.tsm.tables import CARDS, PAYOUTS, PURCHASES, REFUNDS, SECOND_DRAWS, TERMINALS, TID_LIST
 from protocol.rows import Decision, Delete, Insert, Key, Table, Unit, Update
 from protocol.types import Role
 
 pytestmark = pytest.mark.real
-PHASES = ["INIT", "ATT", "AID", "TID", "CARD", "PAY"]
+PHASES = ["INIT", "ATT", "AID", "TID", "CARD", "PAY", "SETTLE", "RENEW", "RECREDIT", "FREEZE", "TRACE"]
 
 
 @pytest.fixture(scope="module")
@@ -145,11 +153,38 @@ def test_the_checker_notices_an_invented_grant(record: RunRecord) -> None:
 
 
 def test_the_checker_notices_a_card_that_only_the_tsm_has(altered: Alter) -> None:
-    assert bad(altered("tsm-1", CARDS, bool, to(state="CLOSED"))) == {"CARD"}
+    assert bad(altered("tsm-1", CARDS, bool, to(state="CLOSED"))) == {"CARD", "RENEW"}
+
+
+@pytest.mark.parametrize(
+    ("party", "table", "change", "phase", "finding"),
+    [
+        ("tsm-1", PAYOUTS, lambda row: {"total_minor": row.total_minor + 1}, "SETTLE",
+         "the TSM's payouts are not those that merchants hold"),
+        ("bank-a", RECEIVED_CLAIMS, lambda row: {"claimed_minor": row.claimed_minor + 10_000}, "SETTLE",
+         "the claims that banks accepted are not those of the TSM"),
+        ("shop-1", LEDGER, lambda row: {"amount_minor": row.amount_minor + 1}, "SETTLE",
+         "the ledgers of the TSM and shop-1 differ"),
+        ("bank-b", LEDGER, lambda row: {"amount_minor": row.amount_minor + 1}, "SETTLE",
+         "the ledgers of the TSM and bank-b differ"),
+        ("tsm-1", SECOND_DRAWS, to(amount_minor=0), "RECREDIT", "a second draw is nothing, or over its grant"),
+        ("bank-a", CUSTOMERS, to(stop="FROZEN"), "FREEZE", "the TSM and bank-a differ on what is stopped"),
+        ("bank-a", TRACE_CASES, to(answer=b""), "TRACE",
+         "a case is answered without an answer, or the other way round"),
+        ("bank-a", TRACE_SIGNATURES, to(verdict="refuse"), "TRACE",
+         "a person was named without two officers, or two officers signed and nobody was named"),
+        ("bank-a", AUDIT_LOG, lambda row: {"signed": row.signed[:-1] + b"\0"}, "TRACE", "the log of bank-a is broken"),
+    ],
+)  # fmt: skip
+def test_the_checker_notices_a_changed_record(
+    altered: Alter, party: str, table: Table, change: Change, phase: str, finding: str
+) -> None:
+    assert finding in altered(party, table, bool, change)[phase]
 
 
 DIFFER = "sale, receipt and the TSM's record differ at shop-1"
 SPENT = "what a grant has spent is not the sum of its purchases"
+BOOKED = "what purchases took is not what the ledger says of the grants"
 USED = "what a card has spent is not the sum of its purchases"
 NO_CARD = "the TSM approved a purchase that no card made"
 TOLD = "a merchant was told something else than the TSM decided"
@@ -186,7 +221,7 @@ def flipped(column: str) -> Change:
         ("shop-1", SALES, paid, to(progress="DECLINED"), DIFFER),
         ("shop-1", SALES, paid, flipped("receipt"), "shop-1 has a receipt that the TSM did not sign for this sale"),
         ("shop-1", SALES, paid, to(receipt=b""), "shop-1 has an approved sale without a receipt"),
-        ("shop-1", SALES, paid, to(receipt=b""), "2 sales have a receipt, 3 expected"),
+        ("shop-1", SALES, paid, to(receipt=b""), "5 sales have a receipt, 6 expected"),
         ("shop-1", SALES, paid, to(receipt=b"", progress="DECLINED"), "the TSM approved what shop-1 did not sell"),
         ("shop-1", SALES, paid, to(sale=bytes(16)), "the TSM approved what shop-1 never asked for"),
         ("shop-1", SALES, paid, to(refunded_minor=1_999), "a merchant's refunds are not those of the TSM"),
@@ -200,7 +235,7 @@ def flipped(column: str) -> Change:
         ("tsm-1", PURCHASES, approved, lambda row: {"amount_minor": row.amount_minor + 1}, NO_CARD),
         ("tsm-1", PURCHASES, approved, to(cryptogram=bytes(8)), NO_CARD),
         ("tsm-1", PURCHASES, approved, to(terminal="T0000009"), NO_CARD),
-        ("tsm-1", PURCHASES, approved, to(state="REVERSED"), SPENT),
+        ("tsm-1", PURCHASES, approved, to(state="REVERSED"), BOOKED),
         ("tsm-1", PURCHASES, approved, to(reason="DATA_INVALID"), "a purchase was declined, and was not"),
         ("tsm-1", PURCHASES, approved, to(state="PENDING"), "a purchase is PENDING"),
         ("tsm-1", PURCHASES, declined("CARD_EXPIRED"), to(reason=""), "a purchase was declined without a reason"),

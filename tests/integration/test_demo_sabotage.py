@@ -12,7 +12,7 @@ from parties.demo import SABOTAGE
 from parties.scenario.model import PHASES as MODEL_PHASES
 
 pytestmark = pytest.mark.real
-PHASES = ["INIT", "ATT", "AID", "TID", "CARD", "PAY"]
+PHASES = ["INIT", "ATT", "AID", "TID", "CARD", "PAY", "SETTLE", "RENEW", "RECREDIT", "FREEZE", "TRACE"]
 
 
 def demo(*arguments: str) -> tuple[int, dict]:

@@ -96,6 +96,17 @@ do = "register"
 bank = "bank-a"
 phone = "phone-1"
 aid = "$aid"
+expect = "AID_ALREADY_GRANTED"
+about = "what the first grant spent is not claimed yet"
+[[step]]
+phase = "TID"
+do = "claim"
+[[step]]
+phase = "TID"
+do = "register"
+bank = "bank-a"
+phone = "phone-1"
+aid = "$aid"
 as = "tid2"
 [[step]]
 phase = "CARD"
