@@ -20,6 +20,7 @@ import tomli_w
 from attestation.certificate import AttestationKey, issue_attestation_certificate, issue_manufacturer_certificate
 from attestation.measurement import Measurement, MeasurementList
 from attestation.reference import Software, sign_reference_values, sign_release
+from parties.assembly.cardkeys import KEYS_AHEAD
 from parties.directory import CA_FILE, MANUFACTURER_FILE, certificate_file, write_certificate
 from parties.emv_files import write_ca_key, write_issuer
 from parties.keystore import GENERATED, Cost, Keystore
@@ -71,6 +72,8 @@ class Plan:
     """Where institutions keep their tables: a PostgreSQL database, with a schema for each. A file each if empty."""
     schemas: str = "tapveil"
     """How the names of these schemas begin."""
+    card_keys_ahead: int = KEYS_AHEAD
+    """How many card keys each SE makes ahead of need."""
     cost: Cost = GENERATED
 
     def schema(self, party: str) -> str:
@@ -340,7 +343,7 @@ def _phone(env: Environment, name: str) -> None:
     entries = env.keys(name, Role.SE, Use.SIGN, Use.TLS) | {"attestation": attestation.to_bytes()}
     options = {
         "software": SOFTWARE, "application": f"../app/{SOFTWARE}.pyz", "attestation_certificate": "attestation.der",
-        "platform": {path: f"../{path}" for path in PLATFORM},
+        "platform": {path: f"../{path}" for path in PLATFORM}, "card_keys_ahead": env.plan.card_keys_ahead,
     }  # fmt: skip
     settings = {"mutual_listen": env.addresses[name], "options": options}
     env.settle(folder / "se", name, Role.SE, entries, settings)

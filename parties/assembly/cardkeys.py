@@ -8,13 +8,13 @@ from typing import Final
 
 from protocol.card.rsa import ICC_BITS, PrivateKey, generate_key
 
-POOL: Final = 8
+KEYS_AHEAD: Final = 8
 
 
 class CardKeyPool:
     """A pool that a thread refills; who asks for more than it holds waits for the making."""
 
-    def __init__(self, size: int = POOL) -> None:
+    def __init__(self, size: int = KEYS_AHEAD) -> None:
         self._ready: queue.Queue[PrivateKey] = queue.Queue(maxsize=size)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._fill, name="card-keys", daemon=True)

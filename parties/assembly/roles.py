@@ -10,7 +10,7 @@ from typing import Any, Final
 from attestation.measurement import MeasurementList
 from attestation.reference import ReferenceValues, verify_reference_values
 from attestation.soft_mtm import SoftMtm
-from parties.assembly.cardkeys import CardKeyPool
+from parties.assembly.cardkeys import KEYS_AHEAD, CardKeyPool
 from parties.assembly.common import KeystoreSecrets, Opened, PinHashes
 from parties.attesting import BankAppraiser, MeasuredPhone, PhoneFiles
 from parties.directory import MANUFACTURER_FILE, certificate_file, read_certificate
@@ -37,7 +37,7 @@ from protocol.roles.tsm import tsm_steps
 from protocol.roles.tsm.issuer import EmvIssuer
 from protocol.roles.tsm.party import Tsm, TsmPolicy
 from protocol.rows import Store
-from protocol.types import Role
+from protocol.types import MAX_CARDS, Role
 
 Steps = dict[str, Step[Any]]
 
@@ -151,9 +151,17 @@ def build_se(opened: Opened) -> SecureElement:
     wallet_file = certificate_file(settings.pki, Role.PHONE, settings.name, Use.SIGN)
     return SecureElement(
         name=settings.name, key=opened.key(Use.SIGN), wallet_key=opened.directory_key(wallet_file, Use.SIGN),
-        root=opened.directory.root, directory=opened.directory, platform=phone, card_keys=CardKeyPool(),
-        pins=PinHashes(), emv_ca=read_ca_keys(settings.pki),
+        root=opened.directory.root, directory=opened.directory, platform=phone,
+        card_keys=CardKeyPool(_keys_ahead(settings)), pins=PinHashes(), emv_ca=read_ca_keys(settings.pki),
     )  # fmt: skip
+
+
+def _keys_ahead(settings: Settings) -> int:
+    """How many card keys the SE makes ahead."""
+    value = settings.options.get("card_keys_ahead", KEYS_AHEAD)
+    if type(value) is not int or not 1 <= value <= MAX_CARDS:
+        raise SettingsInvalid(f"{settings.path}: [options] card_keys_ahead must be a whole number of 1 to {MAX_CARDS}")
+    return value
 
 
 def build_applet(opened: Opened, store: Store, channel: Channel) -> Applet:

@@ -160,14 +160,13 @@ def _verify_log(stage: Stage, step: Fields) -> dict[str, Any]:
 
 
 # --- faults, each a real one -----------------------------------------------------------------------------------------
-def _apply(stage: Stage, party: str, unit: Unit) -> dict[str, Any]:
+def _apply(stage: Stage, party: str, unit: Unit) -> None:
     """What somebody with the party's storage key could do beside its server."""
     store = Opened.of(load_settings(stage.deployment.settings(party))).store()
     try:
         store.apply(unit)
     finally:
         store.close()
-    return {}
 
 
 def _change_books(stage: Stage, step: Fields) -> dict[str, Any]:
@@ -176,7 +175,8 @@ def _change_books(stage: Stage, step: Fields) -> dict[str, Any]:
         EntryKind.PURCHASE, debit=tsm_account(stage.tsm), credit=SALES, amount_minor=1, currency="TWD", ref=b"nothing",
         at_s=int(time.time()),
     )  # fmt: skip
-    return _apply(stage, step["merchant"], Unit((), lambda _rows: Decision(writes=writes)))
+    _apply(stage, step["merchant"], Unit((), lambda _rows: Decision(writes=writes)))
+    return {}
 
 
 def _forge_service_key(stage: Stage, step: Fields) -> dict[str, Any]:
@@ -192,7 +192,8 @@ def _forge_service_key(stage: Stage, step: Fields) -> dict[str, Any]:
 
     unit = Unit((Key(SERVICE_KEYS, (step["tid"],)),), turn)
     stage.undo.append(lambda: _apply(stage, f"{step['phone']}/se", unit))
-    return _apply(stage, f"{step['phone']}/se", unit)
+    _apply(stage, f"{step['phone']}/se", unit)
+    return {}
 
 
 def _swap_card(stage: Stage, step: Fields) -> dict[str, Any]:
@@ -208,7 +209,8 @@ def _swap_card(stage: Stage, step: Fields) -> dict[str, Any]:
         assert card is not None
         return Decision(writes=(Update(CARDS, replace(card, salt=secrets.token_bytes(32))),))
 
-    return _apply(stage, stage.tsm, Unit((Key(CARDS, (purchase.pan_ref,)),), decide))
+    _apply(stage, stage.tsm, Unit((Key(CARDS, (purchase.pan_ref,)),), decide))
+    return {}
 
 
 LIFECYCLE: Final[Mapping[str, Callable[[Stage, Fields], dict[str, Any]]]] = {

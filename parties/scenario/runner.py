@@ -21,6 +21,8 @@ STOPS_EVERY_S: Final = 1
 """Nobody waits a minute for what a step did to be known."""
 NAMED: Final = ("aid", "tid", "sale", "case")
 """Which of a step's results later steps know by its name."""
+CARD_KEYS_AHEAD: Final = 2
+"""Keys that no step asks for are not made."""
 BEFORE_TSM: Final = ("INIT", "ATT", "AID")
 """Phases in which no phone talks to the TSM."""
 
@@ -72,7 +74,7 @@ def run_scenario(
         banks=BANKS[: scenario.banks], phones=tuple(f"phone-{n}" for n in range(1, scenario.phones + 1)),
         merchants=tuple(f"shop-{n}" for n in range(1, scenario.merchants + 1)), base_port=0, capture=True,
         database=database, schemas=schemas,
-        stops_every_s=STOPS_EVERY_S,
+        stops_every_s=STOPS_EVERY_S, card_keys_ahead=CARD_KEYS_AHEAD,
     )  # fmt: skip
     outcomes = []
     with Deployment(folder) as deployment:  # what servers import is loaded while keys are made

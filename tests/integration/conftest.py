@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
 import subprocess
 import sys
 import threading
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 import tomli_w
-from support.postgres import database_url
+from support.postgres import Server
 
 from parties.assembly.common import Opened
 from parties.branch import OpenedCustomer, add_customer
@@ -27,7 +26,6 @@ from parties.launcher import Launcher
 from parties.server.capture import Captured, read_capture
 from parties.settings import load_settings
 from parties.setup import Plan, create_environment
-from parties.storage.postgresql import drop_schemas
 from parties.storage.store import DatabaseStore, open_store
 from parties.wallet.phone import PhoneSession
 from protocol.envelope import Wire
@@ -252,7 +250,7 @@ def cli() -> Callable[..., Ran]:
 def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     folder = tmp_path_factory.mktemp("town") / "env"
     phones = tuple(f"phone-{n}" for n in range(1, PHONES + 1))
-    plan = Plan(base_port=0, cost=GENERATED, capture=True, phones=phones, merchants=("shop-1",))
+    plan = Plan(base_port=0, cost=GENERATED, capture=True, phones=phones, merchants=("shop-1",), card_keys_ahead=1)
     with Deployment(folder) as deployment:
         create_environment(folder, plan, lambda _party: None)
         deployment.start("bank-a", "sp-1", "tsm-1")
@@ -260,18 +258,12 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
 
 
 @pytest.fixture(scope="session")
-def served_by_several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
-    """A town whose institutions keep PostgreSQL databases; two processes serve its bank, three its TSM."""
+def served_by_several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Town, Server]]:
+    """A town whose institutions keep their tables in this server; two processes serve its bank, three its TSM."""
     folder = tmp_path_factory.mktemp("several") / "env"
-    plan = Plan(
-        banks=("bank-a",), base_port=0, cost=GENERATED, merchants=("shop-1",), database=database_url(),
-        schemas=f"several_{secrets.token_hex(4)}",
-    )  # fmt: skip
-    try:
-        with Deployment(folder) as deployment:
-            deployment.workers |= {"bank-a": 2, "tsm-1": 3}
-            create_environment(folder, plan, lambda _party: None)
-            deployment.start("bank-a", "sp-1", "tsm-1")
-            yield Town(folder, deployment)
-    finally:
-        drop_schemas(plan.database, plan.schemas)
+    with contextlib.closing(Server("fsync=off", "max_connections=200")) as database, Deployment(folder) as deployment:
+        plan = Plan(banks=("bank-a",), base_port=0, cost=GENERATED, merchants=("shop-1",), database=database.url)
+        deployment.workers |= {"bank-a": 2, "tsm-1": 3}
+        create_environment(folder, plan, lambda _party: None)
+        deployment.start("bank-a", "sp-1", "tsm-1")
+        yield Town(folder, deployment), database

@@ -29,7 +29,9 @@ def test_a_sabotaged_phase_fails_and_the_phases_before_it_hold(phase: str) -> No
     assert status != 0
     assert not verdict["ok"]
     good = {one["id"]: one["ok"] for one in verdict["phases"]}
-    assert [good[name] for name in PHASES[: PHASES.index(phase) + 1]] == [True] * PHASES.index(phase) + [False]
+    # Phases in which only others take part are left out; the paper's five and PAY never are.
+    assert set(PHASES[: min(PHASES.index(phase), 6)]) <= good.keys()
+    assert good == {name: name != phase for name in good}
 
 
 def test_every_phase_can_be_sabotaged() -> None:

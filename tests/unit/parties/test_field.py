@@ -75,7 +75,7 @@ class Cards:
 def environment(tmp_path_factory):
     """One with two phones. Read only."""
     folder = tmp_path_factory.mktemp("phones") / "env"
-    plan = Plan(base_port=0, cost=GENERATED, merchants=("shop-1",), phones=("phone-1", "phone-2"))
+    plan = Plan(base_port=0, cost=GENERATED, merchants=("shop-1",), phones=("phone-1", "phone-2"), card_keys_ahead=1)
     create_environment(folder, plan, lambda _party: None)
     return folder
 
