@@ -28,7 +28,7 @@ database_option = click.option(
 @json_option
 @one_line_errors
 def demo(report: Path | None, sabotage: str | None, database: str, as_json: bool) -> None:
-    """Run the six phases between real processes: two banks, TSM, software provider, merchants, phones."""
+    """Run all phases between real processes: two banks, TSM, software provider, merchants, phones."""
     from parties.demo import demo_scenario, sabotaged
 
     scenario = demo_scenario()
@@ -56,7 +56,8 @@ def _run(scenario: Scenario, report: Path | None, database: str, *, as_json: boo
     from parties.timeline import print_timeline
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=as_json) as bar:
+    quiet = as_json or not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
         task = bar.add_task(scenario.name, total=len(scenario.steps) + 3)
 
         def progress(what: str) -> None:

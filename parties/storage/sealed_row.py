@@ -6,15 +6,19 @@ than to find the row, and spreads keys over memory that nobody asked for.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, Final, TypeAlias
 from weakref import WeakValueDictionary
 
-from protocol.rows import Table, Value
+from protocol.rows import Table, Value, values_of
 
 Opener: TypeAlias = Callable[[str, Any, tuple[Value, ...]], Value]
 """(column, cell as stored, primary key) → value. Raises: StorageFault."""
 _STORED: Final = "_stored"
+_CLOSED: Final = "_closed"
+"""Gives a sealed column's cell while it is neither opened nor changed, then None."""
 
 
 class SealedRows:
@@ -28,28 +32,40 @@ class SealedRows:
     def __init__(self, table: Table[Any], opener: Opener) -> None:
         columns = tuple(table.row.__dataclass_fields__)
         self._clear = tuple(column for column in columns if column not in table.sealed)
-        self._key_places = tuple(columns.index(column) for column in table.key)
+        self._sealed = tuple(column for column in columns if column in table.sealed)
+        self._clear_of = values_of(self._clear)
+        self._key = itemgetter(*(columns.index(column) for column in table.key))
         self._kind = _subclass(table, columns, opener)
-        self._held: WeakValueDictionary[tuple[Value, ...], Any] = WeakValueDictionary()
+        self._held: WeakValueDictionary[Any, Any] = WeakValueDictionary()
 
     def held(self, stored: Sequence[Any]) -> Any:
         """The row that is held and stored just so, or None. `stored` has every column's cell, in their order."""
-        row = self._held.get(tuple(stored[place] for place in self._key_places))
+        row = self._held.get(self._key(stored))
         return row if row is not None and getattr(row, _STORED) == stored else None
 
     def make(self, stored: Sequence[Any], clear: Sequence[Value]) -> Any:
         """A row; `clear` has the values of the columns that are not sealed."""
         row = object.__new__(self._kind)
+        put = object.__setattr__
         for column, value in zip(self._clear, clear, strict=True):
-            object.__setattr__(row, column, value)
-        object.__setattr__(row, _STORED, stored)
-        self._held[tuple(stored[place] for place in self._key_places)] = row
+            put(row, column, value)
+        put(row, _STORED, stored)
+        self._held[self._key(stored)] = row
         return row
+
+    def differing(self, before: Any, after: Any) -> tuple[str, ...]:
+        """Columns of two versions of one row that differ. A cell that neither has opened is compared as it is stored."""
+        values = zip(self._clear, self._clear_of(before), self._clear_of(after), strict=True)
+        clear = [column for column, old, new in values if old != new]
+        return (*clear, *(column for column in self._sealed if not _alike(before, after, column)))
 
 
 def _subclass(table: Table[Any], columns: tuple[str, ...], opener: Opener) -> type[Any]:
     plain = table.row
-    places = {column: columns.index(column) for column in table.sealed}
+    places = {column: columns.index(column) for column in columns if column in table.sealed}
+    slots = {column: plain.__dict__[column] for column in columns}
+    clear_of = values_of(tuple(column for column in columns if column not in places))
+    names, key = frozenset(columns), frozenset(table.key)
 
     def look(self: Any, column: str) -> Any:  # Python asks this for an attribute that is not set yet
         if column not in places:
@@ -61,10 +77,40 @@ def _subclass(table: Table[Any], columns: tuple[str, ...], opener: Opener) -> ty
     def equal(self: Any, other: object) -> Any:  # True, False or NotImplemented
         if not isinstance(other, plain):
             return NotImplemented
-        return self is other or all(getattr(self, column) == getattr(other, column) for column in columns)
+        if self is other:
+            return True
+        return clear_of(self) == clear_of(other) and all(_alike(self, other, column) for column in places)
+
+    def closed(self: Any, column: str) -> Any:
+        try:
+            slots[column].__get__(self, plain)
+        except AttributeError:
+            return getattr(self, _STORED)[places[column]]
+        return None
+
+    def alter(self: Any, **changes: Value) -> Any:
+        if changes.keys() & key or not changes.keys() <= names:  # cells are bound to the key; other names are refused
+            return dataclasses.replace(self, **changes)
+        row, put = object.__new__(kind), object.__setattr__
+        for column, slot in slots.items():
+            if column in changes:
+                put(row, column, changes[column])
+            elif column not in places or closed(self, column) is None:
+                put(row, column, slot.__get__(self, plain))
+        put(row, _STORED, getattr(self, _STORED))
+        return row
 
     attributes = {
         "__slots__": (_STORED, "__weakref__"), "__qualname__": plain.__qualname__, "__module__": plain.__module__,
-        "__getattr__": look, "__eq__": equal, "__hash__": plain.__hash__,
+        "__getattr__": look, "__eq__": equal, "__hash__": plain.__hash__, "__replace__": alter, _CLOSED: closed,
     }  # fmt: skip
-    return type(plain.__name__, (plain,), attributes)
+    kind = type(plain.__name__, (plain,), attributes)
+    return kind
+
+
+def _alike(left: Any, right: Any, column: str) -> bool:
+    """Is a sealed column the same in two rows whose keys are? What nobody opened or changed is not opened for it."""
+    cells = [getattr(row, _CLOSED)(column) if hasattr(type(row), _CLOSED) else None for row in (left, right)]
+    if cells[0] is not None and cells[0] == cells[1]:
+        return True
+    return bool(getattr(left, column) == getattr(right, column))

@@ -81,7 +81,7 @@ class DatabaseStore:
             overlay, readers = Overlay(), self._readers
             with readers.lend() if one_table else readers.begin(self._database.begin_to_read) as transaction:
                 self._load(transaction, overlay, reads, lock=False)
-            return Declared(overlay.view(reads), frozenset(reads))
+            return Declared(overlay, frozenset(reads))  # nothing else was loaded
 
         return self._looking(look)
 
@@ -113,6 +113,11 @@ class DatabaseStore:
         while gone := self._writer.submit(Sweep(now_s)).result():
             total += gone
         return total
+
+    @property
+    def writer(self) -> GroupWriter[Task]:
+        """What commits, for those who count."""
+        return self._writer
 
     def leader(self) -> Leader:
         """This process's claim to the housekeeping; to be closed before the store."""

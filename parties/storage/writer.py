@@ -38,8 +38,16 @@ class GroupWriter(Generic[T]):
         self._submitting = threading.Lock()
         self._writing = threading.Lock()
         self._closed = False
+        self.transactions = 0
+        """That were committed, and `tasks` in them: what a batch held on average."""
+        self.tasks = 0
         self._thread = threading.Thread(target=self._run, name="storage-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that wait."""
+        return self._queue.qsize()
 
     def submit(self, task: T) -> Future[Any]:
         """Queue `task`; the future is resolved after COMMIT. Raises: Overloaded if the queue is full, StorageFault."""
@@ -59,6 +67,8 @@ class GroupWriter(Generic[T]):
             return self.submit(task).result()
         try:
             (outcome,) = self._transact([task])
+            self.transactions += 1
+            self.tasks += 1
         finally:
             self._writing.release()
         if isinstance(outcome, Exception):
@@ -107,6 +117,8 @@ class GroupWriter(Generic[T]):
             for one in batch:
                 self._carry_out([one])
             return
+        self.transactions += 1
+        self.tasks += len(batch)
         for (_, future), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 future.set_exception(outcome)

@@ -262,8 +262,37 @@ def served_by_several(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
     """A town whose institutions keep their tables in this server; two processes serve its bank, three its TSM."""
     folder = tmp_path_factory.mktemp("several") / "env"
     with contextlib.closing(Server("fsync=off", "max_connections=200")) as database, Deployment(folder) as deployment:
-        plan = Plan(banks=("bank-a",), base_port=0, cost=GENERATED, merchants=("shop-1",), database=database.url)
+        plan = Plan(
+            banks=("bank-a",), base_port=0, cost=GENERATED, merchants=("shop-1",), stops_every_s=1,
+            database=database.url,
+        )  # fmt: skip
         deployment.workers |= {"bank-a": 2, "tsm-1": 3}
         create_environment(folder, plan, lambda _party: None)
         deployment.start("bank-a", "sp-1", "tsm-1")
         yield Town(folder, deployment), database
+
+
+@pytest.fixture(scope="session")
+def make_town() -> Callable[..., contextlib.AbstractContextManager[Town]]:
+    """Makes a town of one's own, with one bank, for tests that would disturb others."""
+    return _own_town
+
+
+@contextlib.contextmanager
+def _own_town(
+    folder: Path, *, workers: dict[str, int] | None = None, options: dict[str, dict[str, object]] | None = None,
+    **plan: Any,
+) -> Iterator[Town]:  # fmt: skip
+    """`options` are settings of parties; `workers`, how many processes serve them."""
+    with Deployment(folder / "env") as deployment:
+        deployment.workers |= workers or {}
+        create_environment(
+            folder / "env", Plan(banks=("bank-a",), base_port=0, cost=GENERATED, **plan), lambda _party: None
+        )
+        town = Town(folder / "env", deployment)
+        for party, wanted in (options or {}).items():
+            path = town.settings(party)
+            plain = tomllib.loads(path.read_text())
+            path.write_text(tomli_w.dumps({**plain, "options": {**plain["options"], **wanted}}))
+        deployment.start("bank-a", "sp-1", "tsm-1")
+        yield town

@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.postgres import schema
 
 from parties.keystore import GENERATED, Keystore
 from parties.storage.database import open_database
@@ -69,9 +71,18 @@ def held(store: DatabaseStore) -> set[bytes]:
     return {row.digest for row in outbox}
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/killed.db"
+        return
+    with schema() as made:
+        yield made
+
+
 @pytest.mark.real
-def test_a_killed_process_loses_no_acknowledged_unit_and_leaves_none_by_half(tmp_path):
-    url = f"sqlite:///{tmp_path}/killed.db"
+def test_a_killed_process_loses_no_acknowledged_unit_and_leaves_none_by_half(url):
     create_or_upgrade(url, "bank")
     acknowledged: set[bytes] = set()
     for run, wanted in enumerate((20, 150, 400)):
