@@ -161,8 +161,8 @@ def cddl_head(text: str) -> str:
 _ABOUT_CODES: Final = """\
 A refusal is a gRPC status with one of these codes; the detail stays in the local log. It changes nothing, but that a
 wrong passcode or PIN is counted. *Every call* means that the code can come from opening, deciding once or running;
-codes by call stand in [spec-map.md](spec-map.md). A dash means that no call answers it: it is told locally, or comes
-with a phase that is not built yet. The reason in an `attestation-decision` is one of these codes too, or empty.
+codes by call stand in [spec-map.md](spec-map.md). A dash means that no call answers it: it is told locally.
+The reason in an `attestation-decision` is one of these codes too, or empty.
 """
 
 
@@ -286,8 +286,6 @@ def render_spec_map(data: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|---|",
         *(_step_row(step) for step in paper_steps(data)),
         "",
-        "Not built yet: " + "; ".join(f"**{name}** ({what})" for name, what in data["later"].items()) + ".",
-        "",
         "## RPCs",
         "",
         "*Session* is the envelope's field of that name in the request. *TLS* is the role in the caller's certificate,",
@@ -301,12 +299,6 @@ def render_spec_map(data: Mapping[str, Any]) -> str:
         "Every call can answer " + _codes(sorted(contract.COMMON_CODES)) + ", and with an encrypted request",
         "`DECRYPTION_FAILED`; calls that keep nothing (" + ", ".join(_stateless()) + ")",
         "never answer `REPLAY`. Refusals of the bank are passed on by `Tsm.ProveCredit` and `Tsm.CloseAccount`.",
-        "",
-        "Of the `.proto` files' RPCs these are not served yet:",
-        "",
-        "| RPC | phase |",
-        "|---|---|",
-        *(f"| {name} | {phase} |" for name, phase in contract.NOT_SERVED.items()),
         "",
     ])  # fmt: skip
 

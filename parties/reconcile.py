@@ -14,7 +14,7 @@ from typing import Final
 from parties.assembly.common import Opened
 from parties.settings import load_settings
 from parties.storage.snapshot import open_snapshot
-from protocol.envelope import Stamp
+from protocol.envelope import Stamp, pack
 from protocol.errors import BooksDiffer, SettingsInvalid, UnknownAccount
 from protocol.messages.statement import StatedSum
 from protocol.messages.till import SaleProgress
@@ -77,11 +77,9 @@ def write_statement(settings: Path, role: Role, *, counterparty: str, out: Path)
     with _books(settings, role) as (opened, books):
         sums, under_way = _stated(opened, books, counterparty)
         stamp = Stamp.fresh(opened.clock.now_s(), opened.entropy)
-        signed = sign_statement(
-            opened.keys.signer, sums, counterparty=counterparty, under_way=under_way, stamp=stamp
-        )  # fmt: skip
+        signed = sign_statement(opened.keys.signer, sums, counterparty=counterparty, under_way=under_way, stamp=stamp)
     try:
-        out.write_bytes(signed)
+        out.write_bytes(pack(list(signed)))
     except OSError as exc:
         raise SettingsInvalid(f"{out} can't be written: {exc.strerror}") from exc
     return sums

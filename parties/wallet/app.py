@@ -35,7 +35,8 @@ from parties.wallet import paying
 from parties.wallet.paying import MAX_SECONDS, Place
 from parties.wallet.phone import PhoneSession
 from protocol.errors import Malformed, ProtocolError, SettingsInvalid
-from protocol.messages.se import Opening, OpeningState, SeAccount, SePin, SeService, SeState
+from protocol.messages.se import Opening, OpeningState, SeAccount, SePin, SeService
+from protocol.messages.se_state import SeState
 from protocol.roles.wallet import (
     Renewed,
     close_card,

@@ -1,4 +1,4 @@
-"""The wire contract as data: every RPC that is served, its messages and their forms, and who signs (design §4).
+"""The wire contract as data: every RPC, its messages and their forms, and who signs (design §4).
 
 `docs/spec-map.md` and the comments of `proto/payloads.cddl` are generated from these tables, and tests hold them true:
 every step class has its row, every message its place, and every form is found on the wire of a real run.
@@ -21,14 +21,10 @@ RPCS: Final[tuple[Rpc, ...]] = (*BANK, *TSM, *MERCHANT, *SE, *SP)
 MUTUAL_ONLY: Final = frozenset({"Bank", "SecureElement", "Merchant"})
 """Services that take no call without a certificate of the CA, whether a step looks at it or not."""
 
-NOT_SERVED: Final[dict[str, str]] = {}
-"""RPCs of the .proto files that no step answers yet, and the phase that they belong to."""
-
 __all__ = [
     "COMMON_CODES",
     "FIELD",
     "MUTUAL_ONLY",
-    "NOT_SERVED",
     "OBJECTS",
     "RPCS",
     "Form",

@@ -1,4 +1,4 @@
-"""The bank's calls (INIT, ATT, AID, TID-3)."""
+"""The bank's calls (INIT, ATT, AID, TID-3, SETTLE, FREEZE, TRACE)."""
 
 from __future__ import annotations
 
@@ -93,20 +93,20 @@ BANK: Final = (
         step="protocol.roles.bank.grant.ReleaseGrantStep", codes=("UNKNOWN_KEY", "WRONG_PEER", "GRANT_UNKNOWN"),
     ),
     Rpc(
-        service="Bank", name="SubmitClaim", steps=(), tls=(Role.TSM,),
+        service="Bank", name="SubmitClaim", steps=("SETTLE",), tls=(Role.TSM,),
         request=Claim, request_form=Form.SEALED, request_signer=Key.TSM,
         reply=ClaimAccepted, reply_form=Form.SEALED, reply_signer=Key.BANK,
         step="protocol.roles.bank.claims.SubmitClaimStep",
         codes=("UNKNOWN_KEY", "WRONG_PEER", "GRANT_UNKNOWN", "FIELD_MISMATCH", "CLAIM_OUT_OF_ORDER", "OVER_CLAIM"),
     ),
     Rpc(
-        service="Bank", name="ListStops", steps=(), tls=(Role.TSM,),
+        service="Bank", name="ListStops", steps=("FREEZE",), tls=(Role.TSM,),
         request=ListStops, request_form=Form.SIGNED, request_signer=Key.TSM,
         reply=StopList, reply_form=Form.SEALED, reply_signer=Key.BANK,
         step="protocol.roles.bank.stops.ListStopsStep", codes=("UNKNOWN_KEY", "WRONG_PEER", "LIMIT_EXCEEDED"),
     ),
     Rpc(
-        service="Bank", name="RequestTrace", steps=(), tls=(Role.TSM,),
+        service="Bank", name="RequestTrace", steps=("TRACE",), tls=(Role.TSM,),
         request=TraceRequest, request_form=Form.SEALED, request_signer=Key.TSM,
         reply=TraceState, reply_form=Form.SEALED, reply_signer=Key.BANK,
         step="protocol.roles.bank.trace.RequestTraceStep",

@@ -59,23 +59,23 @@ OBJECTS: Final = (
     ),
     SignedObject(
         message=RecreditOffer, signer=Key.TSM, audience="TID", form=Form.SIGNED,
-        carried_in="cards-active.recredit", steps=(),
+        carried_in="cards-active.recredit", steps=("RECREDIT",),
     ),
     SignedObject(
         message=TraceApproval, signer=Key.OFFICER, audience="ID_B", form=Form.SIGNED,
-        carried_in="the bank's tables, under the case", steps=(),
+        carried_in="the bank's tables, under the case", steps=("TRACE",),
     ),
     SignedObject(
         message=TraceAnswer, signer=Key.BANK, audience="the requester", form=Form.SEALED,
-        carried_in="trace-state.answer", steps=(),
+        carried_in="trace-state.answer", steps=("TRACE",),
     ),
     SignedObject(
         message=AuditEntry, signer=Key.BANK, audience="ID_B", form=Form.SIGNED,
-        carried_in="the bank's log of traces", steps=(),
+        carried_in="the bank's log of traces", steps=("TRACE",),
     ),
     SignedObject(
         message=Statement, signer=Key.TSM, audience="the counterparty", form=Form.SIGNED,
-        carried_in="a file; a bank's and a merchant's, under SK_B and SK_M, are alike", steps=(),
+        carried_in="a file; a bank's and a merchant's, under SK_B and SK_M, are alike", steps=("SETTLE",),
     ),
 )  # fmt: skip
 """Messages that are never a whole request or reply."""

@@ -1,4 +1,4 @@
-"""One served call as a value: its messages and their forms, who signs them, what it can refuse."""
+"""One call as a value: its messages and their forms, who signs them, what it can refuse."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Key(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rpc:
-    """One served call. `session` says what the request's envelope carries in its field `session`.
+    """One call. `session` says what the request's envelope carries in its field `session`.
 
     `tls` are the roles that the caller's TLS certificate may have; empty: the step asks for none. `step` is the dotted
     name of the class that answers. `codes` are the refusals beyond `common_codes`.

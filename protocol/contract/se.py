@@ -33,10 +33,9 @@ from protocol.messages.se import (
     SeService,
     SeSetPin,
     SeSignService,
-    SeState,
-    SeStatus,
     SeVerifyPin,
 )
+from protocol.messages.se_state import SeState, SeStatus
 from protocol.schema import Message
 
 

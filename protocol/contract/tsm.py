@@ -1,4 +1,4 @@
-"""The TSM's calls (TID, CARD, PAY); a terminal signs its own with the key that it signed on with (CN-5)."""
+"""The TSM's calls (TID, CARD, PAY, SETTLE); a terminal signs its own with the key that it signed on with (CN-5)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ TSM: Final = (
         step="protocol.roles.tsm.register.OpenAccountStep", codes=("FIELD_MISMATCH",),
     ),
     Rpc(
-        service="Tsm", name="ProveCredit", steps=("TID-0", "TID-2d", "TID-3a", "TID-3b", "TID-3d", "TID-4"),
+        service="Tsm", name="ProveCredit",
+        steps=("TID-0", "TID-2d", "TID-3a", "TID-3b", "TID-3d", "TID-4", "RECREDIT"),
         session="SID", request=CreditProof, request_form=Form.UNDER_K, request_signer=Key.TID,
         reply=ServiceAccount, reply_form=Form.UNDER_K, reply_signer=Key.TSM,
         step="protocol.roles.tsm.register.ProveCreditStep",
@@ -77,7 +78,7 @@ TSM: Final = (
         ),
     ),
     Rpc(
-        service="Tsm", name="ActivateCards", steps=("CARD-5",), session=_CARD_SESSION,
+        service="Tsm", name="ActivateCards", steps=("CARD-5", "RECREDIT"), session=_CARD_SESSION,
         request=CardActivation, request_form=Form.UNDER_K, request_signer=Key.TID,
         reply=CardsActive, reply_form=Form.UNDER_K, reply_signer=Key.TSM,
         step="protocol.roles.tsm.cards.ActivateCardsStep",
@@ -99,7 +100,7 @@ TSM: Final = (
         for name, module, request, reply, codes in _PAY
     ),
     Rpc(
-        service="Tsm", name="SettleBatch", steps=(), tls=(Role.MERCHANT,),
+        service="Tsm", name="SettleBatch", steps=("SETTLE",), tls=(Role.MERCHANT,),
         request=Settlement, request_form=Form.SIGNED, request_signer=Key.MERCHANT,
         reply=Payout, reply_form=Form.SIGNED, reply_signer=Key.TSM,
         step="protocol.roles.tsm.settle.SettleBatchStep",

@@ -4,6 +4,40 @@
 protected header of every signature and not repeated in payloads.
 """
 
-from protocol.messages import account, attest, card, enroll, merchant, se, service, software
+from protocol.messages import (
+    account,
+    attest,
+    card,
+    claim,
+    enroll,
+    merchant,
+    pay,
+    se,
+    se_state,
+    service,
+    settle,
+    software,
+    statement,
+    stops,
+    till,
+    trace,
+)
 
-__all__ = ["account", "attest", "card", "enroll", "merchant", "se", "service", "software"]
+__all__ = [
+    "account",
+    "attest",
+    "card",
+    "claim",
+    "enroll",
+    "merchant",
+    "pay",
+    "se",
+    "se_state",
+    "service",
+    "settle",
+    "software",
+    "statement",
+    "stops",
+    "till",
+    "trace",
+]

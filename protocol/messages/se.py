@@ -14,7 +14,6 @@ from protocol.messages.attest import ReasonCode
 from protocol.messages.enroll import BRANCH_CODE
 from protocol.messages.merchant import MERCHANT, TERMINAL
 from protocol.schema import (
-    MAX_TIME_S,
     Bytes,
     Choice,
     Currency,
@@ -34,10 +33,7 @@ from protocol.schema import (
 from protocol.types import MAX_CARDS, Purpose
 
 MAX_CARRIED = 256 * 1024
-MAX_READY = 1024
-MAX_CREDITS = 64
 PIN = Text(12, "[0-9]{4,12}")
-TIME = Uint(MAX_TIME_S)
 Carried: TypeAlias = Annotated[bytes, Bytes(1, MAX_CARRIED)]
 """A COSE object that the wallet carries between the SE and a peer."""
 
@@ -373,59 +369,4 @@ class SeOpening(Message):
     """SE → wallet: the opening now."""
 
     NAME: ClassVar[str] = "se-opening"
-    opening: Annotated[Opening, Nested(Opening)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pool(Record):
-    """An account's cards that are ready to be used: how many, and until when each is, the first to expire first."""
-
-    NAME: ClassVar[str] = "pool"
-    tid: Identifier
-    ready: Annotated[int, Uint(MAX_READY)]
-    expires_at_s: Annotated[tuple[int, ...], Many(TIME, 0, MAX_READY)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credit(Record):
-    """An anonymous account that can be used, and `tid`, the service account that it is granted to: empty for none yet.
-
-    Bounds, not what was spent: the SE does not see what the TSM books.
-    """
-
-    NAME: ClassVar[str] = "credit"
-    aid: Identifier
-    bank: Identifier
-    tsm: Identifier
-    tid: Annotated[str, Text(64, "[a-z0-9.-]*")]
-    expires_at_s: TimeS
-    limit_minor: Minor
-    currency: Currency
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeStatus(Message):
-    """What does the SE hold?"""
-
-    NAME: ClassVar[str] = "se-status"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeState(Message):
-    """SE → wallet: names and counts only; masked numbers, no key, no full PAN (TW-S1).
-
-    `recredits` are the TIDs for which the TSM asks for further credit.
-    """
-
-    NAME: ClassVar[str] = "se-state"
-    MAX_BYTES: ClassVar[int] = 64 * 1024
-    open: Annotated[bool, Flag()]
-    banks: Annotated[tuple[str, ...], Many(Text(64, "[a-z0-9.-]+"), 0, 16)]
-    aids: Annotated[tuple[str, ...], Many(Text(64, "[a-z0-9.-]+"), 0, 64)]
-    tids: Annotated[tuple[str, ...], Many(Text(64, "[a-z0-9.-]+"), 0, 64)]
-    cards: Annotated[tuple[str, ...], Many(Text(19, "[0-9*]{19}"), 0, MAX_READY)]
-    pools: Annotated[tuple[Pool, ...], Many(Nested(Pool), 0, 64)]
-    credits: Annotated[tuple[Credit, ...], Many(Nested(Credit), 0, MAX_CREDITS)]
-    recredits: Annotated[tuple[str, ...], Many(Text(64, "[a-z0-9.-]+"), 0, 64)]
-    pin: Annotated[str, Text(32, "[A-Z_]+")]
     opening: Annotated[Opening, Nested(Opening)]

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, ClassVar, Final
 
-from protocol.schema import Choice, Currency, Identifier, Many, Message, Minor, Nested, Record, Text, TimeS, Uint
+from protocol.schema import Choice, Currency, Identifier, Many, Message, Nested, Record, Text, TimeS, Uint
 
-MAX_ACCOUNTS: Final = 4096
+MAX_SUMS: Final = 4096
+"""In one part of a statement."""
+MAX_PARTS: Final = 64
+MAX_TOTAL_MINOR: Final = 1 << 62
+"""A sum of many amounts, each of which is bounded by itself."""
 
 
 class EntryKind(StrEnum):
@@ -30,18 +34,23 @@ class StatedSum(Record):
     account: Annotated[str, Text(128, "[a-z0-9][a-z0-9./-]{0,127}")]
     kind: Annotated[EntryKind, Choice(EntryKind)]
     currency: Currency
-    total_minor: Minor
+    total_minor: Annotated[int, Uint(MAX_TOTAL_MINOR)]
     entries: Annotated[int, Uint(1 << 40)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement(Message):
-    """`S_X(sums with Y, at)`: for Y alone. `under_way` counts what X waits for Y to answer, so may differ for now."""
+    """`S_X(sums with Y, at, part of parts)`: for Y alone, in as many parts as it takes, each signed.
+
+    `under_way` counts what X waits for Y to answer, so may differ for now.
+    """
 
     NAME: ClassVar[str] = "statement"
     MAX_BYTES: ClassVar[int] = 1024 * 1024
     party: Identifier
     counterparty: Identifier
     at_s: TimeS
-    sums: Annotated[tuple[StatedSum, ...], Many(Nested(StatedSum), 0, MAX_ACCOUNTS)]
+    part: Annotated[int, Uint(MAX_PARTS)]
+    parts: Annotated[int, Uint(MAX_PARTS)]
+    sums: Annotated[tuple[StatedSum, ...], Many(Nested(StatedSum), 0, MAX_SUMS)]
     under_way: Annotated[int, Uint(1 << 40)]

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from protocol import envelope
+from protocol.envelope import OVERHEAD_BYTES
 from protocol.errors import FieldMismatch, Oversize, WrongIssuer
-from protocol.messages.statement import MAX_ACCOUNTS, EntryKind, StatedSum, Statement
+from protocol.messages.statement import MAX_PARTS, MAX_SUMS, MAX_TOTAL_MINOR, EntryKind, StatedSum, Statement
 from protocol.pki import Directory
 from protocol.roles.ledger import Entry, bank_account, merchant_account, tsm_account
-from protocol.schema import MAX_MINOR
 from protocol.types import MAX_LIFETIME_S, Role
 
 AID: Final = "aid/"
@@ -77,7 +77,7 @@ def _stated(found: Iterable[tuple[str, Entry]]) -> tuple[StatedSum, ...]:
         key = (account, entry.kind, entry.currency)
         sums[key] += entry.amount_minor
         numbers[key] += 1
-    if len(sums) > MAX_ACCOUNTS or any(total_minor > MAX_MINOR for total_minor in sums.values()):
+    if len(sums) > MAX_PARTS * MAX_SUMS or any(total_minor > MAX_TOTAL_MINOR for total_minor in sums.values()):
         raise Oversize("more than one statement holds")
     return tuple(
         StatedSum(
@@ -112,30 +112,59 @@ def _net(sums: Iterable[StatedSum]) -> Counter[tuple[str, str, str]]:
 
 def sign_statement(
     signer: envelope.Signer, sums: tuple[StatedSum, ...], *, counterparty: str, under_way: int, stamp: envelope.Stamp
-) -> bytes:
-    """`S_X(sums with Y, at)`, good for a day."""
-    message = Statement(
-        party=signer.name, counterparty=counterparty, at_s=stamp.issued_at_s, sums=sums, under_way=under_way
-    )
-    return envelope.sign(signer, message, audience=counterparty, stamp=stamp, lifetime_s=MAX_LIFETIME_S)
+) -> tuple[bytes, ...]:
+    """`S_X(sums with Y, at, part of parts)`, good for a day: one part, or as many as it takes, in their order."""
+    pages = [sums[at : at + MAX_SUMS] for at in range(0, len(sums), MAX_SUMS)] or [()]
+    return tuple(
+        envelope.sign(
+            signer,
+            Statement(
+                party=signer.name, counterparty=counterparty, at_s=stamp.issued_at_s, part=part, parts=len(pages),
+                sums=page, under_way=under_way,
+            ),
+            audience=counterparty, stamp=stamp.derive(f"{Statement.NAME} {part}"), lifetime_s=MAX_LIFETIME_S,
+        )
+        for part, page in enumerate(pages, start=1)
+    )  # fmt: skip
 
 
-def open_statement(data: bytes, directory: Directory, *, me: str, roles: tuple[Role, ...], now_s: int) -> Statement:
-    """A statement for `me` by a party in one of these roles, under its certificate.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stated:
+    """A whole statement, verified: all parts of it."""
 
-    Raises: UnknownKey, WrongIssuer, what `envelope.believe` raises; FieldMismatch when it names others than who signed
-    and who is to read it, or states a sum twice.
+    party: str
+    at_s: int
+    sums: tuple[StatedSum, ...]
+    under_way: int
+
+
+def open_statement(data: bytes, directory: Directory, *, me: str, roles: tuple[Role, ...], now_s: int) -> Stated:
+    """A file with all parts of a statement for `me` by a party in one of these roles, under its certificate.
+
+    Raises: UnknownKey, WrongIssuer, what `envelope.unpack` and `envelope.believe` raise; FieldMismatch when it names
+    others than who signed and who is to read it, when a part is missing, or when a sum is stated twice.
     """
+    limit = MAX_PARTS * (Statement.MAX_BYTES + OVERHEAD_BYTES)
+    signed = envelope.unpack(data, low=1, high=MAX_PARTS, max_bytes=limit)
+    parts = [_open_part(one, directory, me=me, roles=roles, now_s=now_s) for one in signed]
+    first = parts[0]
+    for number, part in enumerate(parts, start=1):
+        if (part.part, part.parts) != (number, len(parts)):
+            raise FieldMismatch("a part is missing, or not in its place")
+        if (part.party, part.at_s, part.under_way) != (first.party, first.at_s, first.under_way):
+            raise FieldMismatch("parts of several statements")
+    sums = tuple(stated for part in parts for stated in part.sums)
+    if len({(stated.account, stated.kind, stated.currency) for stated in sums}) != len(sums):
+        raise FieldMismatch("a sum is stated twice")
+    return Stated(party=first.party, at_s=first.at_s, sums=sums, under_way=first.under_way)
+
+
+def _open_part(data: bytes, directory: Directory, *, me: str, roles: tuple[Role, ...], now_s: int) -> Statement:
     sign1 = envelope.peek(Statement, data)
     identity = directory.by_thumbprint(sign1.kid)
     if identity.role not in roles:
         raise WrongIssuer(f"a {identity.role} has no accounts here")
-    statement = envelope.believe(
-        Statement, sign1, identity.key, issuer=identity.name, audience=me, now_s=now_s
-    ).message  # fmt: skip
-    if (statement.party, statement.counterparty) != (identity.name, me):
+    part = envelope.believe(Statement, sign1, identity.key, issuer=identity.name, audience=me, now_s=now_s).message
+    if (part.party, part.counterparty) != (identity.name, me):
         raise FieldMismatch("a statement between others")
-    keys = [(stated.account, stated.kind, stated.currency) for stated in statement.sums]
-    if len(set(keys)) != len(keys):
-        raise FieldMismatch("a sum is stated twice")
-    return statement
+    return part

@@ -35,7 +35,7 @@ def _flipped(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ (1 << at % 8)]) + data[at + 1 :]
 
 
-REQUESTS = 61
+REQUESTS = 65
 """On the tape of the first phone's way through all phases."""
 
 

@@ -9,7 +9,8 @@ from support.customer import Customer
 from support.skimmer import shopper
 from support.world import PASSCODE, SOFTWARE, World
 
-from protocol.messages.se import SeService, SeState
+from protocol.messages.se import SeService
+from protocol.messages.se_state import SeState
 from protocol.roles.se.tables import RECREDITS, Recredit
 from protocol.roles.tsm.tables import TID_LIST, TidEntry
 from protocol.roles.wallet import recredit, status

@@ -97,7 +97,7 @@ class RequestAccountStep(Step[Asking]):
             raise FactorLocked
         accounts = rows.find(ANONYMOUS_ACCOUNTS, "customer", facts.phone.user)
         freed = _abandoned(accounts, now_s)
-        if len(accounts) - len(freed) >= self._bank.policy.max_accounts:
+        if _held(accounts) - len(freed) >= self._bank.policy.max_accounts:
             raise AccountLimitReached
         session = AccountSession(
             session=entropy.bytes(HANDLE_BYTES),
@@ -126,6 +126,11 @@ class RequestAccountStep(Step[Asking]):
 def _abandoned(accounts: tuple[AnonymousAccount, ...], now_s: int) -> tuple[AnonymousAccount, ...]:
     """Accounts that were certified but never activated in time: nobody holds their keys."""
     return tuple(a for a in accounts if a.state == "EXPECT_ACTIVATION" and a.activate_until_s < now_s)
+
+
+def _held(accounts: tuple[AnonymousAccount, ...]) -> int:
+    """How many accounts count: one whose claims were closed is of no more use, and stays for disputes only."""
+    return sum(1 for account in accounts if account.state != "CLOSED")
 
 
 def _give_back(customer: Customer, freed: tuple[AnonymousAccount, ...]) -> tuple[Write, ...]:
@@ -247,7 +252,7 @@ class CertifyAccountStep(Step[Certifying]):
         limit_minor = policy.limit_minor(customer.limit_minor - customer.granted_minor)
         # Counted here again: many sessions may have been begun while there was room for one account.
         accounts = rows.find(ANONYMOUS_ACCOUNTS, "customer", customer.customer)
-        if limit_minor == 0 or len(accounts) >= policy.max_accounts:
+        if limit_minor == 0 or _held(accounts) >= policy.max_accounts:
             raise AccountLimitReached
         key = new_key(entropy)
         message = facts.message

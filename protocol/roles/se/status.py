@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from protocol.engine import Context
-from protocol.messages.se import MAX_CREDITS, MAX_READY, Credit, Pool, SeState, SeStatus
+from protocol.messages.se_state import MAX_CREDITS, MAX_READY, Credit, Pool, SeState, SeStatus
 from protocol.ports import Entropy
 from protocol.roles.se.credit import waiting_offers
 from protocol.roles.se.opening import SLOT, is_usable, opening_of

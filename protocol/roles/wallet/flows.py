@@ -31,10 +31,9 @@ from protocol.messages.se import (
     SeQuote,
     SeService,
     SeSignService,
-    SeState,
-    SeStatus,
     Statement,
 )
+from protocol.messages.se_state import SeState, SeStatus
 from protocol.messages.software import ReferenceRequest, ReferenceValues, Release, ReleaseRequest
 from protocol.pki import Use
 from protocol.roles.wallet.session import Call, Exchanged, Flow, Wallet

@@ -12,16 +12,14 @@ from typing import Final
 from protocol import envelope
 from protocol.messages.se import (
     Opening,
-    Pool,
     SeOpenCard,
     SeOpening,
     SePin,
     SeReopenPin,
     SeSetPin,
-    SeState,
-    SeStatus,
     SeVerifyPin,
 )
+from protocol.messages.se_state import Pool, SeState, SeStatus
 from protocol.roles.wallet.flows import issue_cards
 from protocol.roles.wallet.session import Flow, Wallet
 from protocol.types import MAX_CARDS

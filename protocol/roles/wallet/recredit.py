@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from protocol.errors import FieldMismatch, UnknownAccount, WrongState
-from protocol.messages.se import SeService, SeState, SeStatus
+from protocol.messages.se import SeService
+from protocol.messages.se_state import SeState, SeStatus
 from protocol.roles.wallet.flows import open_account, prove_credit
 from protocol.roles.wallet.session import Flow, Wallet
 

@@ -268,7 +268,8 @@ def _statement(world: World) -> bytes:
     tsm = world.parties["tsm-1"]
     stamp = Stamp.fresh(world.clock.now_s(), world.entropy)
     sums = tsm_sums_with_merchant(tsm.store.scan(LEDGER), merchant="shop-1")
-    return sign_statement(tsm.value.keys.signer, sums, counterparty="shop-1", under_way=0, stamp=stamp)
+    (part,) = sign_statement(tsm.value.keys.signer, sums, counterparty="shop-1", under_way=0, stamp=stamp)
+    return part
 
 
 @pytest.fixture(scope="package")

@@ -65,10 +65,10 @@ def test_protos_have_the_rpcs_of_the_design_and_the_additions() -> None:
     assert rpcs_of_protos() == listed(DESIGN) | listed(ADDED)
 
 
-def test_every_rpc_is_served_or_belongs_to_a_later_phase() -> None:
+def test_every_rpc_is_served() -> None:
     assert len(BY_NAME) == len(RPCS)
-    assert rpcs_of_protos() == BY_NAME.keys() | contract.NOT_SERVED.keys() | {contract.FIELD}
-    assert len(rpcs_of_protos()) == len(BY_NAME) + len(contract.NOT_SERVED) + 1
+    assert rpcs_of_protos() == BY_NAME.keys() | {contract.FIELD}
+    assert contract.FIELD not in BY_NAME
 
 
 def test_every_step_class_has_a_row_and_every_row_a_step_class() -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from parties.cli import main
 from parties.contract import ROOT
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 DECISIONS = sorted(path for path in (DOCS / "adr").glob("*.md") if path.name != "README.md")
+MANUALS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md")]
+AHEAD = {"design.md", "controls.md"}
+"""Pages that also name commands of issues to come."""
 SOURCES = [path for package in ("protocol", "attestation", "parties") for path in (ROOT / package).rglob("*.py")]
 
 
@@ -46,3 +52,34 @@ def test_every_decision_cited_exists() -> None:
     numbers = {path.name[:4] for path in DECISIONS}
     for path in (*SOURCES, *PAGES):
         assert set(re.findall(r"ADR-(\d{4})", path.read_text())) <= numbers, path
+
+
+def commands_in(text: str) -> Iterator[list[str]]:
+    """Words after `tapveil`, in backticks or on a line of its own."""
+    for found in re.findall(r"`tapveil ([^`]+)`|^    tapveil ([^#\n]+)", text, re.M):
+        yield "".join(found).split()
+
+
+def misnamed(words: list[str]) -> list[str]:
+    """Commands and options that there are not."""
+    command: click.Command = main
+    while isinstance(command, click.Group) and words and words[0] in command.commands:
+        command, words = command.commands[words[0]], words[1:]
+    options = {option for param in command.params for option in (*param.opts, *param.secondary_opts)}
+    unknown = [word for word in words if word.startswith("--") and word not in options | {"--help"}]
+    if isinstance(command, click.Group):
+        unknown += [word for word in words[:1] if re.fullmatch("[a-z-]+", word)]
+    return unknown
+
+
+@pytest.mark.parametrize("page", [page for page in MANUALS if page.name not in AHEAD], ids=lambda page: page.name)
+def test_commands_on_a_page_exist(page: Path) -> None:
+    for words in commands_in(page.read_text()):
+        assert misnamed(words) == [], words
+
+
+def test_a_command_that_does_not_exist_is_found() -> None:
+    text = (
+        "`tapveil bank frieze X --reason r` and `tapveil bank freeze X --why r`\n    tapveil servo --vpcd H  # text\n"
+    )
+    assert [misnamed(words) for words in commands_in(text)] == [["--reason", "frieze"], ["--why"], ["--vpcd", "servo"]]

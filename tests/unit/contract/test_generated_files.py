@@ -20,6 +20,7 @@ _STEPS = """
 INIT-1 INIT-2 INIT-3 INIT-4 INIT-5 INIT-6 ATT-D0 ATT-D1 ATT-D2 ATT-D3 ATT-D4 ATT-D5 ATT-D6 ATT-D7
 ATT-L1 ATT-L2 ATT-L3 ATT-L4 ATT-L5 ATT-L6 AID-1 AID-2 AID-3 AID-4 AID-5 AID-6 AID-7 AID-8
 TID-0 TID-1a TID-1b TID-2a TID-2b TID-2c TID-2d TID-3a TID-3b TID-3c TID-3d TID-4 CARD-1/2 CARD-3 CARD-4 CARD-5
+RENEW RECREDIT SETTLE TRACE FREEZE
 """
 PAPER = _STEPS.split()
 
@@ -74,7 +75,7 @@ def test_steps_of_the_rpcs_are_the_papers() -> None:
     assert {step for rpc in RPCS for step in rpc.steps} <= set(PAPER)
 
 
-def test_every_served_rpc_stands_in_the_map() -> None:
+def test_every_rpc_stands_in_the_map() -> None:
     assert [row[0] for row in rows(SPEC_MAP, "## RPCs")] == [rpc.full_name for rpc in RPCS]
 
 
@@ -123,7 +124,7 @@ def test_a_page_without_its_marker_is_not_overwritten() -> None:
 def test_the_map_is_told_from_its_data_file() -> None:
     data = tomllib.loads((ROOT / generator.SPEC_DATA).read_text())
     assert list(data["steps"]) == PAPER
-    assert set(data["later"]) == {"SETTLE", "RECREDIT", "TRACE", "FREEZE"}
+    assert list(data) == ["steps"]
 
 
 def test_stubs_that_no_proto_makes_are_found(tmp_path: Path) -> None:

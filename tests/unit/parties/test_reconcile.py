@@ -28,7 +28,7 @@ from parties.reconcile import reconcile, write_statement
 from parties.settings import load_settings
 from parties.storage.roles import TABLES
 from parties.storage.store import open_store
-from protocol.envelope import Signer, Stamp
+from protocol.envelope import Signer, Stamp, pack
 from protocol.errors import BooksDiffer, ProtocolError, SettingsInvalid, StorageFault, UnknownAccount, UnknownKey
 from protocol.messages.statement import EntryKind, StatedSum
 from protocol.roles.statement import sign_statement
@@ -239,12 +239,14 @@ def test_a_forged_statement_is_refused(kept: Path, tmp_path: Path) -> None:
     )
     signer = Signer(name=SHOP, key=opened.keys.sign)
     path = tmp_path / "forged.cose"
-    path.write_bytes(sign_statement(signer, sums, counterparty=TSM, under_way=0, stamp=stamp))
+    path.write_bytes(pack(sign_statement(signer, sums, counterparty=TSM, under_way=0, stamp=stamp)))
     refused(kept, TSM, path, "WRONG_ISSUER")
     data = stated(kept, SHOP, TSM).read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     refused(kept, TSM, path, "SIGNATURE_INVALID")
     path.write_bytes(b"no statement")
+    refused(kept, TSM, path, "MALFORMED")
+    path.write_bytes(pack([b"no statement"]))
     refused(kept, TSM, path, "WRONG_MESSAGE")
     refused(kept, TSM, tmp_path / "none.cose", "SETTINGS_INVALID")
 

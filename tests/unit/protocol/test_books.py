@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from protocol.errors import (
     BooksDiffer,
     Expired,
     FieldMismatch,
+    Malformed,
     Oversize,
     ProtocolError,
     SignatureInvalid,
@@ -30,13 +32,14 @@ from protocol.errors import (
 from protocol.messages.claim import Claim
 from protocol.messages.merchant import SignOn
 from protocol.messages.settle import Settlement
-from protocol.messages.statement import MAX_ACCOUNTS, EntryKind, StatedSum, Statement
+from protocol.messages.statement import MAX_PARTS, MAX_SUMS, MAX_TOTAL_MINOR, EntryKind, StatedSum, Statement
 from protocol.roles.bank.tables import GRANTS, RECEIVED_CLAIMS
 from protocol.roles.books import Proof, prove_books
-from protocol.roles.ledger import LEDGER, grant_account
+from protocol.roles.ledger import LEDGER, Entry, grant_account
 from protocol.roles.merchant import SALE_REFUNDS, SETTLEMENTS
 from protocol.roles.merchant.settle import record_refusal
 from protocol.roles.statement import (
+    Stated,
     bank_sums,
     compare,
     merchant_sums,
@@ -345,28 +348,61 @@ def test_sums_that_only_one_side_has_are_compared_with_zero() -> None:
 
 def test_a_statement_has_bounds(stall: Stall) -> None:
     entry = next(row for row in stall.party.store.scan(LEDGER) if row.kind == "purchase")
-    many = [replace(entry, amount_minor=MAX_MINOR), entry]
+    (stated,) = merchant_sums([replace(entry, amount_minor=MAX_TOTAL_MINOR)], merchant=SHOP, tsm=TSM)
+    assert stated.total_minor == MAX_TOTAL_MINOR > MAX_MINOR
+    with pytest.raises(Oversize) as caught:
+        merchant_sums([replace(entry, amount_minor=MAX_TOTAL_MINOR), entry], merchant=SHOP, tsm=TSM)
+    assert caught.value.code == "OVERSIZE"
+    claim = partial(
+        Entry, entry=b"", credit=f"tsm/{TSM}", amount_minor=1, currency="TWD", kind="claim", ref=b"", at_s=0
+    )  # fmt: skip
     with pytest.raises(Oversize):
-        merchant_sums(many, merchant=SHOP, tsm=TSM)
-    accounts = [replace(entry, debit=f"aid/a-{n}", credit=f"tsm/{TSM}") for n in range(MAX_ACCOUNTS + 1)]
-    with pytest.raises(Oversize):
-        bank_sums(accounts, tsm=TSM)
-    assert len(bank_sums(accounts[1:], tsm=TSM)) == MAX_ACCOUNTS
+        bank_sums((claim(debit=f"aid/a-{n}") for n in range(MAX_PARTS * MAX_SUMS + 1)), tsm=TSM)
+
+
+def parts_of(stall: Stall, number: int) -> tuple[tuple[bytes, ...], tuple[StatedSum, ...]]:
+    """A statement of so many accounts, in its parts, and the sums."""
+    one = StatedSum(account="x", kind=EntryKind.CLAIM, currency="TWD", total_minor=5, entries=1)
+    sums = tuple(replace(one, account=f"a-{n}") for n in range(number))
+    stamp = Stamp.fresh(stall.now_s, stall.world.entropy)
+    return sign_statement(stall.shop.keys.signer, sums, counterparty=TSM, under_way=2, stamp=stamp), sums
+
+
+@pytest.mark.parametrize(("number", "parts"), [(0, 1), (MAX_SUMS, 1), (MAX_SUMS + 1, 2), (2 * MAX_SUMS + 1, 3)])
+def test_a_statement_of_many_accounts_has_parts(stall: Stall, number: int, parts: int) -> None:
+    signed, sums = parts_of(stall, number)
+    assert len(signed) == parts
+    assert read(stall, envelope.pack(signed)).sums == sums
+
+
+def test_all_parts_of_one_statement_are_needed(stall: Stall) -> None:
+    (first, second), _ = parts_of(stall, MAX_SUMS + 1)
+    stall.world.clock.time_s += 1
+    (_, later), _ = parts_of(stall, MAX_SUMS + 1)
+    for parts in ((first,), (second,), (second, first), (first, second, second), (first, first), (first, later)):
+        with pytest.raises(FieldMismatch) as caught:
+            read(stall, envelope.pack(parts))
+        assert caught.value.code == "FIELD_MISMATCH"
+    for parts, error in (((), Malformed), ((first,) * (MAX_PARTS + 1), Oversize)):
+        with pytest.raises(error) as bound:
+            read(stall, envelope.pack(parts))
+        assert bound.value.code == error.code
 
 
 def written(stall: Stall, sums: tuple[StatedSum, ...] = (), signer: Signer | None = None, to: str = TSM) -> bytes:
     stamp = Stamp.fresh(stall.now_s, stall.world.entropy)
-    return sign_statement(signer or stall.shop.keys.signer, sums, counterparty=to, under_way=2, stamp=stamp)
+    signed = sign_statement(signer or stall.shop.keys.signer, sums, counterparty=to, under_way=2, stamp=stamp)
+    return envelope.pack(signed)
 
 
-def read(stall: Stall, data: bytes, me: str = TSM, roles: tuple[Role, ...] = (Role.BANK, Role.MERCHANT)) -> Statement:
+def read(stall: Stall, data: bytes, me: str = TSM, roles: tuple[Role, ...] = (Role.BANK, Role.MERCHANT)) -> Stated:
     return open_statement(data, stall.world.directory, me=me, roles=roles, now_s=stall.now_s)
 
 
 def test_a_statement_is_read_by_whom_it_is_for(stall: Stall) -> None:
     sums = stated(stall, SHOP, TSM)
     statement = read(stall, written(stall, sums))
-    assert (statement.party, statement.counterparty, statement.sums, statement.under_way) == (SHOP, TSM, sums, 2)
+    assert (statement.party, statement.sums, statement.under_way) == (SHOP, sums, 2)
     assert statement.at_s == stall.now_s
 
 
@@ -390,12 +426,12 @@ def test_a_statement_by_another_for_another_or_altered_is_none(stall: Stall) -> 
 
 def test_a_statement_says_who_signed_it_and_each_sum_once(stall: Stall) -> None:
     (first, *_) = stated(stall, SHOP, TSM)
-    good = Statement(party=SHOP, counterparty=TSM, at_s=stall.now_s, sums=(first,), under_way=0)
+    good = Statement(party=SHOP, counterparty=TSM, at_s=stall.now_s, part=1, parts=1, sums=(first,), under_way=0)
     stamp = Stamp.fresh(stall.now_s, stall.world.entropy)
     for changes in ({"party": "shop-2"}, {"counterparty": "tsm-2"}, {"sums": (first, first)}):
         data = envelope.sign(stall.shop.keys.signer, replace(good, **changes), audience=TSM, stamp=stamp)
         with pytest.raises(FieldMismatch) as caught:
-            read(stall, data)
+            read(stall, envelope.pack([data]))
         assert caught.value.code == "FIELD_MISMATCH"
 
 

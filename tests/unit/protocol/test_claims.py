@@ -15,6 +15,7 @@ from protocol.crypto import sha256
 from protocol.engine import EVIDENCE
 from protocol.envelope import Wire
 from protocol.errors import (
+    AccountLimitReached,
     ClaimOutOfOrder,
     EvidenceIncomplete,
     Expired,
@@ -164,6 +165,25 @@ def test_the_close_is_exact_and_frees_what_was_not_spent(shop: Shop) -> None:
     assert (shop.granted(), shop.account().state, desk.entry(shop.aid).claims) == (12_345, "CLOSED", "CLOSED")
     assert shop.owed() == (12_345, 12_345)
     assert (desk.next_period(), desk.claim()) == ([], [])
+
+
+def test_a_closed_account_makes_room_for_another(shop: Shop) -> None:
+    """Its row stays, for disputes. So all that one customer ever had is not what counts."""
+    bank = shop.world.parties["bank-a"]
+    bank.value = replace(bank.value, policy=replace(bank.value.policy, max_accounts=1))
+    for step in bank.steps.values():
+        step._bank = bank.value
+    shop.buy(12_345)
+    shop.close()
+    with pytest.raises(AccountLimitReached) as caught:
+        shop.world.account(shop.phone)
+    assert caught.value.code == "ACCOUNT_LIMIT_REACHED"
+    shop.desk.next_period()
+    assert shop.account().state == "CLOSED"
+    aid = shop.world.account(shop.phone)
+    assert {row.aid for row in bank.store.scan(ANONYMOUS_ACCOUNTS)} == {shop.aid, aid}
+    with pytest.raises(AccountLimitReached):
+        shop.world.account(shop.phone)
 
 
 def test_after_the_close_only_refunds_are_told(shop: Shop) -> None:

@@ -17,7 +17,7 @@ import protocol
 from protocol.errors import REGISTRY, Malformed, ProtocolError, Replay
 
 OURS = (protocol, attestation, parties)
-SIGNALS = {"Conflict", "SealBroken", "NotOpen", "SeePhone", "CardLost", "Implausible", "_Closed"}
+SIGNALS = {"Conflict", "SealBroken", "NotOpen", "SeePhone", "CardLost", "Implausible", "_Closed", "_Broken", "Turned"}
 
 
 def _import_all() -> None:
