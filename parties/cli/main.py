@@ -14,6 +14,7 @@ from parties.cli.conformance import conformance
 from parties.cli.db import db
 from parties.cli.demo import demo, run
 from parties.cli.doctor import doctor
+from parties.cli.evidence import evidence
 from parties.cli.merchant import merchant
 from parties.cli.output import json_option, one_line_errors, show
 from parties.cli.tsm import tsm
@@ -95,6 +96,7 @@ main.add_command(bench)
 main.add_command(db)
 main.add_command(conformance)
 main.add_command(doctor)
+main.add_command(evidence)
 main.add_command(merchant)
 main.add_command(tsm)
 main.add_command(wallet)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from parties.cli.books import add_book_commands
+from parties.cli.evidence import sale_evidence
 from parties.cli.output import json_option, one_line_errors, show
 from protocol.types import Role
 
@@ -37,6 +38,7 @@ def merchant() -> None:
 
 
 add_book_commands(merchant, Role.MERCHANT)
+merchant.add_command(sale_evidence)
 
 
 @merchant.command()

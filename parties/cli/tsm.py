@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from parties.cli.books import add_book_commands
+from parties.cli.evidence import purchase_evidence
 from parties.cli.output import json_option, one_line_errors, show
 from parties.cli.stops import reason_option, stop_lines, stop_rows
 from parties.cli.tracing import open_trace, trace_purchase
@@ -29,6 +30,7 @@ add_book_commands(tsm, Role.TSM)
 
 tsm.add_command(trace_purchase)
 tsm.add_command(open_trace)
+tsm.add_command(purchase_evidence)
 
 
 purchase_option = click.option(
