@@ -76,6 +76,8 @@ def print_timeline(verdict: Verdict, console: Console) -> None:
     for one in verdict.parties:
         table.add_row(one.party, one.knows, one.does_not_know)
     console.print(table)
+    for leak in verdict.leaks:
+        console.print(f"  [red]{leak}[/]")
     console.print("[green]All phases hold.[/]" if verdict.ok else "[red]The run is not good.[/]")
 
 

@@ -68,8 +68,8 @@ def _open(data: bytes, digest: bytes, ring: KeyRing, depth: int) -> Iterator[Sig
     if data[:1] == cose.SIGN1_TAG:
         yield from _verify(data, digest, ring, depth)
     elif data[:1] == cose.ENCRYPT0_TAG:
-        plaintext = _decrypt(data, digest, ring)
-        for part in () if plaintext is None else _parts(plaintext):
+        plaintext = decrypt_any(data, digest, ring)
+        for part in () if plaintext is None else parts_of(plaintext):
             yield from _open(part, digest, ring, depth + 1)
 
 
@@ -114,7 +114,7 @@ def _holds(sign1: cose.Sign1, key: PublicKey, digest: bytes) -> bool:
     return True
 
 
-def _decrypt(data: bytes, digest: bytes, ring: KeyRing) -> bytes | None:
+def decrypt_any(data: bytes, digest: bytes, ring: KeyRing) -> bytes | None:
     """The plaintext, under whichever key opens it in its context."""
     try:
         protected = codec.decode(codec.decode(data[1:], max_bytes=MAX_BYTES)[0], max_bytes=1024)
@@ -135,7 +135,7 @@ def _decrypt(data: bytes, digest: bytes, ring: KeyRing) -> bytes | None:
     return None
 
 
-def _parts(plaintext: bytes) -> list[bytes]:
+def parts_of(plaintext: bytes) -> list[bytes]:
     """A signed or sealed object, or several of them with plain attachments."""
     if plaintext[:1] in (cose.SIGN1_TAG, cose.ENCRYPT0_TAG):
         return [plaintext]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from parties.checker.expected import Expected, Parties
+from parties.checker.expected import Expected, Finding, Parties
 from parties.checker.keys import key_ring, read_parties
 from parties.checker.knowledge import Knowledge, check_knowledge, what_each_knows
 from parties.checker.opening import OpenedExchange, open_exchange
@@ -91,6 +91,8 @@ class Verdict:
     ok: bool
     phases: tuple[PhaseReport, ...]
     parties: tuple[Knowledge, ...]
+    leaks: tuple[str, ...]
+    """What a party holds and must not."""
     exchanges: tuple[tuple[str, OpenedExchange], ...]
 
     def plain(self) -> dict[str, Any]:
@@ -102,6 +104,7 @@ class Verdict:
                 {"name": one.party, "role": one.role, "knows": one.knows, "does_not_know": one.does_not_know}
                 for one in self.parties
             ],
+            "leaks": list(self.leaks),
         }
 
 
@@ -120,7 +123,8 @@ def judge(record: RunRecord) -> Verdict:
 
     Raises: StorageFault, KeystoreLocked if something can't be read.
     """
-    return judge_material(read_material(record))
+    material = read_material(record)
+    return judge_material(material, check_knowledge(material.parties, (one.captured for _, one in material.exchanges)))
 
 
 def read_material(record: RunRecord) -> Material:
@@ -133,14 +137,16 @@ def read_material(record: RunRecord) -> Material:
     return Material(record=record, parties=Parties(tuple(data)), exchanges=exchanges, expected=_expected(record))
 
 
-def judge_material(material: Material) -> Verdict:
-    """Every phase of the scenario, and what each party knows."""
+def judge_material(material: Material, leaks: Iterable[Finding] = ()) -> Verdict:
+    """Every phase of the scenario, and what each party knows; `leaks` are what it must not know and does."""
     record, parties = material.record, material.parties
     phases = [phase for phase in PHASES if any(step.phase == phase for step in record.scenario.steps)]
     reports = tuple(_report(phase, material) for phase in phases)
-    leaks = tuple(check_knowledge(parties))
-    good = all(report.ok for report in reports) and record.reached_all and not leaks
-    return Verdict(ok=good, phases=reports, parties=tuple(what_each_knows(parties)), exchanges=material.exchanges)
+    found = tuple(leaks)
+    good = all(report.ok for report in reports) and record.reached_all and not found
+    return Verdict(
+        ok=good, phases=reports, parties=tuple(what_each_knows(parties)), leaks=found, exchanges=material.exchanges
+    )  # fmt: skip
 
 
 def _captures(folder: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from parties.assembly.common import Opened
+from parties.checker.allow_list import DECIDE
 from parties.checker.expected import Parties
 from parties.checker.report import Material, judge, judge_material, read_material
 from parties.demo import demo_scenario
@@ -24,12 +25,13 @@ from protocol.roles.bank.tables import (
     AUDIT_LOG,
     CUSTOMERS,
     LIVE_GRANTS,
+    PHONES,
     RECEIVED_CLAIMS,
     TRACE_CASES,
     TRACE_SIGNATURES,
 )
 from protocol.roles.ledger import LEDGER
-from protocol.roles.merchant import SALE_REFUNDS, SALES
+from protocol.roles.merchant import SALE_REFUNDS, SALES, TERMINAL_KEYS
 from protocol.roles.se.tables import OWNERS
 from protocol.roles.tsm.tables import CARDS, PAYOUTS, PURCHASES, REFUNDS, SECOND_DRAWS, TERMINALS, TID_LIST
 from protocol.rows import Decision, Delete, Insert, Key, Table, Unit, Update
@@ -66,6 +68,7 @@ def test_a_good_run_is_found_good_in_the_promised_form(record: RunRecord) -> Non
     assert {one["name"] for one in verdict["parties"]} == {
         "bank-a", "bank-b", "tsm-1", "sp-1", "phone-1", "phone-2", "shop-1", "shop-2"
     }  # fmt: skip
+    assert verdict["leaks"] == []
 
 
 @pytest.fixture(scope="module")
@@ -283,15 +286,46 @@ def test_the_checker_reads_an_altered_amount_from_the_merchants_own_database(rec
     assert failed(record) == {"PAY"}
 
 
-@pytest.mark.parametrize("what", ["TID", "AID", "PAN", "phone"])
-def test_the_checker_notices_what_a_merchant_must_not_know(altered: Alter, material: Material, what: str) -> None:
-    entry, card = material.parties.tsm.of(TID_LIST)[0], material.parties.tsm.of(CARDS)[0]
-    value = {"TID": entry.tid, "AID": entry.aid, "PAN": card.pan, "phone": "phone-1"}[what]
-    assert bad(altered("shop-1", SALES, paid, to(display=value))) == set()
+def plant(record: RunRecord, party: str, table: Table, row: Any, **columns: Any) -> None:
+    """Other values in one row of a party's database."""
+    store = store_of(record, party)
+    write = Update(table, replace(row, **columns))
+    store.apply(Unit((Key(table, table.key_of(row)),), lambda _rows: Decision(writes=(write,))))
+    store.close()
 
 
-def test_the_checker_notices_a_name_at_the_tsm(altered: Alter) -> None:
-    assert bad(altered("tsm-1", TERMINALS, bool, to(merchant_name="Lin Mei"))) == set()
+def test_the_checker_finds_what_a_party_must_not_know_in_its_files(record: RunRecord, material: Material) -> None:
+    """Planted in databases, as a column too many, and in logs; each is told with its place and not its value."""
+    parties, tsm = material.parties, material.parties.tsm
+    customer, card = parties.rows(Role.BANK, CUSTOMERS)[0], tsm.of(CARDS)[0]
+    plant(record, "tsm-1", TERMINALS, tsm.of(TERMINALS)[0], merchant_name=customer.customer)
+    plant(record, "bank-a", PHONES, parties.by(Role.BANK)[0].of(PHONES)[0], software=card.pan)
+    plant(record, "shop-1", TERMINAL_KEYS, parties.by(Role.MERCHANT)[0].of(TERMINAL_KEYS)[0], state=card.pan)
+    sales = {(shop.name, row.sale): row for shop in parties.by(Role.MERCHANT) for row in shop.of(SALES) if row.receipt}
+    bought: dict[str, dict[str, Any]] = {}
+    for row in tsm.of(PURCHASES):
+        if (row.merchant, row.sale) in sales:
+            bought.setdefault(row.tid, {})[row.merchant] = sales[row.merchant, row.sale]
+    tid, at_both = next((tid, at) for tid, at in bought.items() if len(at) == 2)
+    aid = next(entry.aid for entry in tsm.of(TID_LIST) if entry.tid == tid)
+    for shop, sale in at_both.items():
+        plant(record, shop, SALES, sale, cryptogram=b"the same mark", display=aid)
+    for party, line in (("tsm-1", '{"event": "served", "code": "Lin Mei"}'), ("sp-1", f'{{"event": "{tid}"}}')):
+        with (record.folder / party / "log.jsonl").open("a") as log:
+            log.write(f"{line}\n")
+    with sqlite3.connect(record.folder / "tsm-1" / "data.db") as database:
+        database.execute("ALTER TABLE services ADD COLUMN customer_name TEXT")
+    verdict = judge(record)
+    assert not verdict.ok
+    assert {one.partition(" what is elsewhere ")[0] for one in verdict.leaks} == {
+        f"tsm-1 has a column services.customer_name, which is on no allow-list: {DECIDE}",
+        "tsm-1 holds in column terminals.merchant_name", "tsm-1 holds in log code",
+        "bank-a holds in column phones.software", "shop-1 holds a card number that is not sealed",
+        "shop-1 holds in column sales.display", "shop-2 holds in column sales.display", "sp-1 holds in log event",
+        f"sp-1 holds log event, which is on no allow-list: {DECIDE}",
+        "all merchants together can tell two cards of one person by column sales.cryptogram",
+    }  # fmt: skip
+    assert not any(value in one for one in verdict.leaks for value in (customer.customer, tid, card.pan, "Lin Mei"))
 
 
 def test_the_checker_notices_an_altered_signature_on_the_wire(record: RunRecord) -> None:

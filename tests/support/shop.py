@@ -42,16 +42,19 @@ class Stall:
     terminal: Terminal
 
     @classmethod
-    def open(cls, world: World, *, signed_on: bool = True) -> Stall:
+    def open(cls, world: World, *, number: int = 1, signed_on: bool = True) -> Stall:
+        """`number` is the shop's: "shop-1" is the world's own merchant."""
+        name = f"shop-{number}"
         shop = Shop(
-            keys=world.merchant, directory=world.directory, merchant_name="Shop 1",
-            merchant_identifier="TAPVEIL00000001", terminal="T0000001", tsm=TSM,
+            keys=world.merchant if name == SHOP else world.certified(name, Role.MERCHANT), directory=world.directory,
+            merchant_name=f"Shop {number}", merchant_identifier=f"TAPVEIL{number:08d}", terminal=f"T{number:07d}",
+            tsm=TSM,
         )  # fmt: skip
         terminal = Terminal(
             merchant_identifier=shop.merchant_identifier, terminal=shop.terminal, merchant_name=shop.merchant_name,
             ca_keys=(CaKey(rid=RID, index=1, key=emv_keys()[0].public),),
         )  # fmt: skip
-        stall = cls(world=world, party=world.join(SHOP, Role.MERCHANT, merchant_steps(shop), shop), terminal=terminal)
+        stall = cls(world=world, party=world.join(name, Role.MERCHANT, merchant_steps(shop), shop), terminal=terminal)
         if signed_on:
             stall.sign_on()
         return stall
@@ -70,7 +73,7 @@ class Stall:
 
     def to_tsm(self, rpc: str, request: bytes) -> Wire:
         """What is stored, sent as it is."""
-        return self.world.deliver(TSM, rpc, Wire(cose=request), Peer(role=Role.MERCHANT, name=SHOP))
+        return self.world.deliver(TSM, rpc, Wire(cose=request), Peer(role=Role.MERCHANT, name=self.party.name))
 
     def begin_sign_on(self) -> Any:
         return self.apply(begin_sign_on(self.shop, self.shop.terminal, TSM, self.now_s, self.world.entropy))
@@ -81,13 +84,14 @@ class Stall:
         self.apply(finish_sign_on(self.shop, pending, self.to_tsm("Tsm.SignOn", pending.request), self.now_s))
 
     # --- the till --------------------------------------------------------------------------------------------------
-    def signed(self, message: Message, signer: Signer | None = None, audience: str = SHOP) -> Wire:
+    def signed(self, message: Message, signer: Signer | None = None, audience: str = "") -> Wire:
         stamp = Stamp.fresh(self.now_s, self.world.entropy)
-        return Wire(cose=envelope.sign(signer or self.shop.keys.signer, message, audience=audience, stamp=stamp))
+        to = audience or self.party.name
+        return Wire(cose=envelope.sign(signer or self.shop.keys.signer, message, audience=to, stamp=stamp))
 
     def deliver(self, message: Message, wire: Wire, peer: Peer | None = None) -> Wire:
-        caller = peer or Peer(role=Role.MERCHANT, name=SHOP)
-        return self.world.deliver(SHOP, f"Merchant.{type(message).__name__}", wire, caller)
+        caller = peer or Peer(role=Role.MERCHANT, name=self.party.name)
+        return self.world.deliver(self.party.name, f"Merchant.{type(message).__name__}", wire, caller)
 
     def till(self, message: StartSale | GetSale | CancelSale | RefundSale) -> SaleState:
         """One request of the till and its verified answer."""
@@ -96,8 +100,8 @@ class Stall:
 
     def opened(self, wire: Wire, reply: Wire) -> SaleState:
         return envelope.open_signed(
-            SaleState, reply.cose, self.shop.keys.sign.public, issuer=SHOP, audience=SHOP, now_s=self.now_s,
-            request_digest=wire.digest,
+            SaleState, reply.cose, self.shop.keys.sign.public, issuer=self.party.name,
+            audience=self.party.name, now_s=self.now_s, request_digest=wire.digest,
         ).message  # fmt: skip
 
     def start(self, amount_minor: int = AMOUNT, currency: str = "TWD") -> bytes:
@@ -127,7 +131,7 @@ class Stall:
 
     def purchases(self) -> list[Purchase]:
         """What the TSM has of this shop."""
-        return [row for row in self.world.parties[TSM].store.scan(PURCHASES) if row.merchant == SHOP]
+        return [row for row in self.world.parties[TSM].store.scan(PURCHASES) if row.merchant == self.party.name]
 
     # --- the lane's units, one by one ------------------------------------------------------------------------------
     def kernel(self, card: Applet, sale: bytes) -> Outcome:
@@ -151,11 +155,11 @@ class Stall:
         stamp = Stamp.fresh(self.now_s, self.world.entropy)
         digest = Wire(cose=request).digest
         signer = self.world.parties[TSM].value.keys.signer
-        return Wire(cose=envelope.sign(signer, message, audience=SHOP, stamp=stamp, request_digest=digest))
+        return Wire(cose=envelope.sign(signer, message, audience=self.party.name, stamp=stamp, request_digest=digest))
 
     def heard(self, kind: type[Any], request: bytes, answer: Wire) -> Any:
         return envelope.open_signed(
-            kind, answer.cose, self.world.parties[TSM].value.keys.sign.public, issuer=TSM, audience=SHOP,
+            kind, answer.cose, self.world.parties[TSM].value.keys.sign.public, issuer=TSM, audience=self.party.name,
             now_s=self.now_s, request_digest=Wire(cose=request).digest,
         ).message  # fmt: skip
 
