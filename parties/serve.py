@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,16 +18,29 @@ from parties.assembly.common import Opened
 from parties.assembly.roles import STEPS, build_applet, build_lane, build_settler, build_shop, build_tsm
 from parties.channels import Channels
 from parties.links.vpcd import VpcdLink, parse_address
+from parties.metrics import Metrics, MetricsServer, Samples, add_process
+from parties.server.admission import lanes_of
 from parties.server.capture import Capture
 from parties.server.claims import ClaimSender
 from parties.server.field import field_handler
+from parties.server.health import (
+    DATABASE,
+    Check,
+    HealthWatch,
+    WatchedStore,
+    certificate_check,
+    database_check,
+    write_check,
+)
 from parties.server.logs import configure_logs, log
+from parties.server.rates import Rates
+from parties.server.sampling import looks_of
 from parties.server.service import Edge, PartyServer
 from parties.server.stops import StopFetcher
 from parties.settings import Settings, load_settings
 from parties.storage.roles import TABLES
 from parties.storage.store import DatabaseStore
-from parties.workers import serve_with_workers, stopping
+from parties.workers import MAX_WORKERS, serve_with_workers, stopping
 from protocol.card.profile import Channel
 from protocol.contract import FIELD
 from protocol.engine import OUTBOX, Engine
@@ -41,6 +55,7 @@ from protocol.types import Role
 RESUME_EVERY_S: Final = 2.0
 LANE_EVERY_S: Final = 0.05
 SWEEP_EVERY_S: Final = 60.0
+SAMPLE_EVERY_S: Final = 5.0
 STOP_S: Final = 2.0
 
 
@@ -144,20 +159,41 @@ def _run(
 ) -> None:  # fmt: skip
     settings = opened.settings
     steps = STEPS[settings.role](opened)
-    engine = Engine(steps, store=store, clock=opened.clock, entropy=opened.entropy, peers=channels)
+    metrics = Metrics((*steps, FIELD))
+    watched = WatchedStore(store, metrics)
+    engine = Engine(
+        steps, store=watched, clock=opened.clock, entropy=opened.entropy, peers=channels, admit=Rates().admit
+    )
     capture = Capture(settings.capture) if settings.capture else None
     streams = {}
     if settings.role is Role.SE:
         streams[FIELD] = field_handler(settings.name, lambda: build_applet(opened, store, Channel.CONTACTLESS))
-    server = PartyServer(
-        Edge(engine, party=settings.name, role=settings.role, capture=capture), steps, opened.server_tls(), streams,
-        shares_port=shares_port,
-    )  # fmt: skip
-    ready = {"ready": settings.name, **_listen(server, settings)}
-    server.start()
+    edge = Edge(engine, party=settings.name, role=settings.role, capture=capture, metrics=metrics)
+    tls = opened.server_tls()
+    server = PartyServer(edge, steps, tls, streams, lanes=lanes_of(steps), shares_port=shares_port)
+    samples = _count(metrics, server, store, settings.role)
+    ready: dict[str, object] = {"ready": settings.name, **_listen(server, settings)}
     with ExitStack() as links:
+        if settings.metrics_listen:
+            ports = MAX_WORKERS if shares_port else 1
+            ready["metrics_port"] = links.enter_context(
+                closing(MetricsServer(settings.metrics_listen, metrics, ports=ports))
+            ).port
+        server.start()
+        checks = {"certificates": certificate_check((tls.root, tls.certificate), opened.clock)}
+        if isinstance(store, DatabaseStore):
+            checks |= _database_checks(watched, settings)
+        health = HealthWatch(
+            checks, lambda is_well: server.report(is_serving=is_well),
+            lambda is_gone: server.close_doors(are_closed=is_gone),
+        )  # fmt: skip
+        metrics.gauge("tapveil_serving", "1 if all checks are well", lambda: int(health.is_well))
+        health.start()
+        links.callback(health.stop)
         is_mine = links.enter_context(closing(store.leader())).holds if isinstance(store, DatabaseStore) else _always
-        housekeeping = Housekeeping(_tasks(opened, store, engine, channels), is_mine)
+        housekeeping = Housekeeping(
+            (*_tasks(opened, watched, engine, channels), (SAMPLE_EVERY_S, samples.run_once)), is_mine
+        )
         housekeeping.start()
         if reader is not None:
             links.enter_context(VpcdLink(reader.address, lambda: build_applet(opened, store, reader.channel)))
@@ -170,6 +206,26 @@ def _run(
     server.drain()
     if capture is not None:
         capture.close()
+
+
+def _database_checks(store: WatchedStore, settings: Settings) -> dict[str, Check]:
+    return {DATABASE: database_check(store, settings.database), "writes": write_check(store)}
+
+
+def _count(metrics: Metrics, server: PartyServer, store: Store, role: Role) -> Samples:
+    """What the metrics tell beside calls; what must be looked up in the database is sampled by who keeps house."""
+    add_process(metrics)
+    metrics.gauge("tapveil_in_flight", "calls that are in", lambda: server.in_flight)
+    if isinstance(store, DatabaseStore):
+        writer = store.writer
+        metrics.gauge("tapveil_writer_waiting", "units that wait to be written", lambda: writer.waiting)
+        metrics.gauge("tapveil_writer_batches_total", "commits", lambda: writer.transactions, kind="counter")
+        metrics.gauge("tapveil_writer_units_total", "units in them", lambda: writer.tasks, kind="counter")
+    looks = looks_of(role, store)
+    samples = Samples({name: look for name, (_, look) in looks.items()})
+    for name, (meaning, _) in looks.items():
+        metrics.gauge(name, meaning, partial(samples.value, name))
+    return samples
 
 
 def _always() -> bool:

@@ -16,7 +16,10 @@ from protocol.types import Role
 
 PASSPHRASE_VARIABLE: Final = "TAPVEIL_PASSPHRASE"  # noqa: S105  # a name, not a secret
 MAX_PORT: Final = 65535
-_TEXT: Final = ("role", "name", "listen", "mutual_listen", "database", "pki", "keystore", "passphrase_file", "capture")
+_TEXT: Final = (
+    "role", "name", "listen", "mutual_listen", "metrics_listen", "database", "pki", "keystore", "passphrase_file",
+    "capture",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,8 @@ class Settings:
     peers: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     """Settings of the role itself."""
+    metrics_listen: str = ""
+    """Where Prometheus asks (HTTP): an address of this machine, unless `[options] metrics_anywhere` is true."""
 
     @property
     def folder(self) -> Path:
@@ -89,12 +94,16 @@ def load_settings(path: Path, role: Role | None = None) -> Settings:
     if type(peers) is not dict or any(type(value) is not str for value in peers.values()):
         raise SettingsInvalid(f"{path}: [peers] must map names to HOST:PORT")
     for setting, address in (("listen", plain.get("listen", "")), ("mutual_listen", plain.get("mutual_listen", "")),
+                             ("metrics_listen", plain.get("metrics_listen", "")),
                              *((f"[peers] {name}", value) for name, value in peers.items())):  # fmt: skip
         if address:
             _check_address(path, setting, address)
     options = plain.get("options", {})
     if type(options) is not dict:
         raise SettingsInvalid(f"{path}: [options] must be a table")
+    metrics_listen = plain.get("metrics_listen", "")
+    if metrics_listen and options.get("metrics_anywhere") is not True:
+        _check_near(path, metrics_listen)
     folder = path.parent
     return Settings(
         path=path, role=found, name=plain["name"], listen=plain.get("listen", ""),
@@ -102,6 +111,7 @@ def load_settings(path: Path, role: Role | None = None) -> Settings:
         pki=folder / plain["pki"], keystore=folder / plain["keystore"],
         passphrase_file=folder / plain["passphrase_file"] if "passphrase_file" in plain else None,
         capture=folder / plain["capture"] if plain.get("capture") else None, peers=peers, options=options,
+        metrics_listen=metrics_listen,
     )  # fmt: skip
 
 
@@ -140,7 +150,21 @@ def loopback(reader: str) -> str:
     host, _, port = reader.rpartition(":")
     if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) <= MAX_PORT:
         raise SettingsInvalid(f"a reader is HOST:PORT, not {reader!r}")
-    with contextlib.suppress(ValueError):
-        if host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback:
-            return reader
+    if _is_near(host):
+        return reader
     raise SettingsInvalid(f"the reader {reader!r} is not on this machine: use 127.0.0.1:PORT")
+
+
+def _check_near(path: Path, metrics_listen: str) -> None:
+    if not _is_near(metrics_listen.rpartition(":")[0]):
+        raise SettingsInvalid(
+            f"{path}: metrics_listen {metrics_listen!r} is not on this machine, and tells whoever asks: "
+            "use 127.0.0.1:PORT, or set metrics_anywhere = true in [options] behind a firewall"
+        )
+
+
+def _is_near(host: str) -> bool:
+    """Is it this machine's own address?"""
+    with contextlib.suppress(ValueError):
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    return False

@@ -8,9 +8,9 @@ A step that needs another party commits its state and the sealed question first 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from protocol.cose import CTI_BYTES, Claims
 from protocol.crypto import PublicKey, sha256
@@ -148,6 +148,8 @@ class Step(ABC, Generic[F]):
     conflict: ClassVar[type[ProtocolError]] = Internal
     """What it means when a unit keeps meeting rows that it could not see: a fault, unless a step relies on it."""
     max_bytes: ClassVar[int] = 32 * 1024
+    looks_first: ClassVar[bool] = True
+    """Is a repeat looked for before `prepare`? Not where to prepare costs little more: the unit looks in any case."""
 
     @abstractmethod
     def open(self, wire: Wire, ctx: Context) -> Incoming[F]:
@@ -193,17 +195,27 @@ class AskingStep(Step[F]):
         """Pure. The second unit; `heard` is what `hear` opened, or the peer's refusal."""
 
 
+Admit: TypeAlias = Callable[[str, Any, int], None]
+"""Looks at a new request (its RPC, its verified facts, the time) before it costs more. Raises: Overloaded."""
+
+
+def admit_all(rpc: str, facts: Any, now_s: int) -> None:
+    """No request is too many."""
+
+
 class Engine:
     """Runs the steps of one party over a store. Knows neither sockets nor SQL."""
 
     def __init__(
-        self, steps: Mapping[str, Step[Any]], *, store: Store, clock: Clock, entropy: Entropy, peers: Peers
-    ) -> None:
+        self, steps: Mapping[str, Step[Any]], *, store: Store, clock: Clock, entropy: Entropy, peers: Peers,
+        admit: Admit = admit_all,
+    ) -> None:  # fmt: skip
         self._steps = steps
         self._store = store
         self._clock = clock
         self._entropy = entropy
         self._peers = peers
+        self._admit = admit
 
     def handle(self, rpc: str, wire: Wire, peer: Peer | None) -> Wire:
         """The reply to `wire`. Raises: ProtocolError; then nothing has changed but what the refusal itself needs."""
@@ -218,9 +230,11 @@ class Engine:
             nothing = Declared(Overlay(), frozenset())
             reply = step.decide(nothing, incoming.facts, ctx.now_s, ctx.entropy).reply
             return step.seal(incoming.facts, reply, Stamp.fresh(ctx.now_s, ctx.entropy), ctx)
-        request = self._store.read(Key(REQUESTS, (ctx.digest,))).get(REQUESTS, ctx.digest)
-        made = _Made()
+        made, request = _Made(), None
+        if step.looks_first:
+            request = self._store.read(Key(REQUESTS, (ctx.digest,))).get(REQUESTS, ctx.digest)
         if request is None:
+            self._admit(rpc, incoming.facts, ctx.now_s)
             incoming = step.prepare(incoming, ctx)
             request = self._apply(_first_unit(step, incoming, wire, ctx, made), step)
         if not request.reply and not request.refusal:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from parties.doctor.certificates import certificates
 from parties.doctor.finding import Finding, Level, fail, ok
-from parties.doctor.local import capture, database, listening, open_keystore, rights, role_files
+from parties.doctor.local import capture, database, open_keystore, rights, role_files
 from parties.doctor.peers import peers
+from parties.doctor.ports import limits, listening
 from parties.settings import Settings, load_settings
 from protocol.errors import ProtocolError
 
@@ -40,6 +41,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], Iterable[Fin
     yield "files", lambda: role_files(settings, keystore.store)
     yield "capture", lambda: capture(settings)
     yield "port", lambda: listening(settings)
+    yield "limits", limits
     yield "peers", lambda: peers(settings, keystore.store)
 
 

@@ -77,7 +77,8 @@ def own_certificate(settings: Settings, use: Use, root: x509.Certificate, keysto
         or _key(check, certificate, keystore, use, path)
         or _rest(check, certificate, root, use, path)
     )
-    return problem or ok(check, f"in date until {certificate.not_valid_after_utc:%Y-%m-%d}, of this CA and this key")
+    belongs = "of this CA" if keystore is None else "of this CA and this key"
+    return problem or ok(check, f"in date until {certificate.not_valid_after_utc:%Y-%m-%d}, {belongs}")
 
 
 def _chain(check: str, certificate: x509.Certificate, root: x509.Certificate, path: Path) -> Finding | None:

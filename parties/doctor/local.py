@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import errno
-import socket
-import ssl
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -16,13 +14,12 @@ from typing import Final
 from attestation.certificate import verify_attestation_certificate
 from attestation.measurement import MeasurementList
 from attestation.reference import ReferenceValues, verify_reference_values, verify_release
-from parties.directory import CA_FILE, MANUFACTURER_FILE, FileDirectory, certificate_file, read_certificate
+from parties.directory import MANUFACTURER_FILE, FileDirectory, certificate_file, read_certificate
 from parties.doctor.finding import Finding, fail, ok, warn
-from parties.doctor.wire import Outcome, shake_hands, split
 from parties.emv_files import read_issuer
 from parties.keystore import Keystore
 from parties.settings import Settings
-from parties.storage.database import faults, open_database
+from parties.storage.database import faults, is_postgresql, open_database, parse, sqlite_file
 from parties.storage.roles import TABLES
 from parties.storage.store import open_store
 from parties.storage.version import check_version
@@ -35,6 +32,7 @@ from protocol.roles.tsm.tables import STOP_LISTS
 from protocol.types import Role
 
 LOCK_WAIT_S: Final = 1.0
+LITTLE_ROOM_BYTES: Final = 256 * 2**20
 SOON_S: Final = 30 * 24 * 3600
 
 
@@ -50,6 +48,8 @@ def rights(settings: Settings) -> Iterator[Finding]:
     """Who else may read the secrets, or change what the party believes."""
     found = False
     secret = [(settings.passphrase_file, fail), (settings.keystore, warn), (settings.capture, warn)]
+    if _has_password(settings.database):
+        secret.append((settings.path, fail))
     for path, level in secret:
         mode = _mode(path)
         if path is not None and mode & 0o077:
@@ -64,6 +64,13 @@ def rights(settings: Settings) -> Iterator[Finding]:
             yield fail("rights", what, f"chmod go-w {folder}")
     if not found:
         yield ok("rights", "secrets are this user's alone")
+
+
+def _has_password(url: str) -> bool:
+    try:
+        return bool(url) and parse(url).password is not None
+    except SettingsInvalid:
+        return False  # found elsewhere
 
 
 def _mode(path: Path | None) -> int:
@@ -110,6 +117,16 @@ def database(settings: Settings) -> Iterator[Finding]:
         yield fail("database", what, mend or "check the path and the rights to it")
         return
     yield ok("database", "of this program's version, and writable")
+    if not is_postgresql(settings.database):
+        yield from room(sqlite_file(settings.database).parent)
+
+
+def room(folder: Path, *, little_bytes: int = LITTLE_ROOM_BYTES) -> Iterator[Finding]:
+    """Is there room on the disk?"""
+    free = shutil.disk_usage(folder).free
+    if free < little_bytes:
+        what = f"{free // 2**20} MiB are free under {folder}"
+        yield warn("disk", what, "make room: without it nothing is committed")
 
 
 def capture(settings: Settings) -> Iterator[Finding]:
@@ -278,52 +295,3 @@ def _wallet(settings: Settings, keystore: Keystore | None) -> Iterator[Finding]:
             flows = sorted({name.partition("/")[0] for name in opened.unfinished()})
         if flows:
             yield warn("journal", f"cut off: {', '.join(flows)}", "run the same commands again: they go on")
-
-
-# --- ports ----------------------------------------------------------------------------------------------------
-def listening(settings: Settings) -> Iterator[Finding]:
-    """Can the party listen where its settings say, or does it already?"""
-    addresses = [(name, getattr(settings, name)) for name in ("listen", "mutual_listen") if getattr(settings, name)]
-    if not addresses and settings.role is not Role.PHONE:
-        yield fail("port", "neither listen nor mutual_listen is set", "set one to HOST:PORT")
-    for name, address in addresses:
-        yield _port(settings, f"port {name}", address)
-
-
-def _port(settings: Settings, check: str, address: str) -> Finding:
-    host, port = split(address)
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        socket.create_server((host, port), family=family).close()
-    except socket.gaierror:
-        return fail(check, f"the host of {address} is not known", "use an address of this machine")
-    except OSError as exc:
-        if exc.errno == errno.EADDRINUSE:
-            return _taken(settings, check, address)
-        if exc.errno == errno.EADDRNOTAVAIL:
-            return fail(check, f"{address} is not an address of this machine", "use one that is, or 0.0.0.0")
-        return fail(
-            check, f"can't listen on {address}: {exc.strerror}", "use a port from 1024, or give the right to it"
-        )
-    return ok(check, f"{address} is free; the party is not running")
-
-
-def _taken(settings: Settings, check: str, address: str) -> Finding:
-    """Our own running server shows our own TLS certificate."""
-    try:
-        root = (settings.pki / CA_FILE).read_text()
-        mine = ssl.PEM_cert_to_DER_cert(
-            certificate_file(settings.pki, settings.role, settings.name, Use.TLS).read_text()
-        )
-    except (OSError, ValueError):
-        root, mine = "", b""
-    shaken = shake_hands(address, settings.name, root) if root else None
-    if shaken is None or shaken.outcome not in (Outcome.GOOD, Outcome.HUNG_UP):
-        return fail(
-            check, f"another program listens on {address}", "end it, or choose another port here and in [peers]"
-        )
-    if shaken.certificate != mine:
-        return warn(
-            check, f"this party serves on {address} with another certificate than in {settings.pki}", "restart it"
-        )
-    return ok(check, f"this party serves on {address} now")

@@ -143,7 +143,8 @@ def _service(peer: Peer, channel: grpc.Channel) -> Iterator[Finding]:
         yield fail(peer.check, f"no health check: {exc.code().name}", "restart the peer; it may be another program")
         return
     if reply.status != health_pb2.HealthCheckResponse.SERVING:
-        yield fail(peer.check, "it is up, but not serving: it starts or drains", "wait, then run doctor again")
+        mend = "wait, then run doctor again; if it stays so, run doctor there: its database or certificate"
+        yield fail(peer.check, "it is up, but not serving: it starts, drains or has lost its database", mend)
         return
     missing = [name for name in _needed(peer) if _unimplemented(channel, name)]
     if missing:

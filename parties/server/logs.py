@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from typing import Any, Final
+from typing import Any, Final, TextIO, cast
 
 import structlog
 
@@ -16,6 +17,21 @@ FIELDS: Final = frozenset(
 
 def _only_allowed(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     return {name: value for name, value in event.items() if name in FIELDS}
+
+
+class _Stderr:
+    """Standard error, which may be a file on a disk that is full: that must not cost anybody an answer."""
+
+    def write(self, text: str) -> int:
+        """A line, or nothing."""
+        with contextlib.suppress(OSError):
+            return sys.stderr.write(text)
+        return 0
+
+    def flush(self) -> None:
+        """Send on what was written."""
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
 
 
 class _Libraries(logging.Handler):
@@ -36,7 +52,8 @@ def configure_logs(level: int = logging.INFO) -> None:
             structlog.processors.JSONRenderer(sort_keys=True),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # a line is one write: workers share a log
+        # A line is one write: workers share a log.
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Stderr())),
         cache_logger_on_first_use=True,
     )
 

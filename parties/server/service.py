@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -12,10 +13,9 @@ from typing import Any, Final
 import grpc
 from cryptography import x509
 from cryptography.x509.oid import ExtensionOID, NameOID
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from parties.channels import refuse
+from parties.metrics import Metrics
 from parties.rpc import (  # noqa: F401  # reflection finds the services of what was imported
     bank_pb2,
     merchant_pb2,
@@ -24,27 +24,39 @@ from parties.rpc import (  # noqa: F401  # reflection finds the services of what
     tsm_pb2,
 )
 from parties.rpc.common_pb2 import Envelope
+from parties.server.admission import MUTUAL, OPEN, Admission, Lane, Turned
 from parties.server.capture import Capture, Captured
 from parties.server.inflight import InFlight
 from parties.server.logs import log
+from parties.server.public import HealthStatus, PublicServices
+from parties.server.reception import BODY_S, Reception, parse
 from protocol.engine import Engine, Peer
 from protocol.envelope import Wire
 from protocol.errors import Internal, PortInUse, ProtocolError
 from protocol.types import Role
 
-THREADS: Final = 64
 MAX_CONCURRENT: Final = 256
+"""Calls at one port, and threads: most wait there for their message or a place at work (`parties.server.admission`)."""
 MAX_REQUEST_BYTES: Final = 512 * 1024
+MAX_CONNECTIONS: Final = 8192
+"""At one port, if the process may have so many files."""
+_OTHER_FILES: Final = 256
 DRAIN_S: Final = 10.0
 CA_UNIT: Final = "ca"
 """Organizational unit in the CA's own name (`protocol.pki.create_root`)."""
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
-    ("grpc.max_concurrent_streams", 128),
     ("grpc.max_connection_age_ms", 600_000),
     ("grpc.max_connection_age_grace_ms", 30_000),
-    ("grpc.max_connection_idle_ms", 120_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # It counts streams that have ended until Python lets go of them, and would refuse calls of who has none under way.
+    ("grpc.http.overload_protection", 0),
 )
+_OF_MUTUAL: Final = (("grpc.max_concurrent_streams", 128), ("grpc.max_connection_idle_ms", 120_000))
+_OF_OPEN: Final = (("grpc.max_concurrent_streams", 32), ("grpc.max_connection_idle_ms", 60_000))
+"""Where anybody may connect, one connection holds less, and for a shorter time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,23 +94,34 @@ def peer_of(context: grpc.ServicerContext) -> Peer | None:
 class Edge:
     """Turns calls into `Engine.handle`, and its errors into status and code."""
 
-    def __init__(self, engine: Engine, *, party: str, role: Role, capture: Capture | None = None) -> None:
+    def __init__(
+        self, engine: Engine, *, party: str, role: Role, capture: Capture | None = None, metrics: Metrics | None = None
+    ) -> None:
         self._engine = engine
+        self._metrics = metrics or Metrics(())
         self._party = party
         self._role = role
         self._capture = capture
         self._inflight = InFlight()
 
-    def handler(self, rpc: str) -> Callable[[Envelope, grpc.ServicerContext], Envelope]:
-        """The gRPC method for one step."""
+    def handler(
+        self, rpc: str, admission: Admission, reception: Reception
+    ) -> Callable[[Iterator[bytes], grpc.ServicerContext], Envelope]:
+        """The gRPC method for one step at one port: a stream of one request, since that is received in time."""
 
-        def call(request: Envelope, context: grpc.ServicerContext) -> Envelope:
-            wire = Wire(cose=request.cose, session=request.session)
+        def call(requests: Iterator[bytes], context: grpc.ServicerContext) -> Envelope:
+            wire: Wire | None = None
             started_ns = time.monotonic_ns()
             code, reply = "OK", Wire(cose=b"")
             try:
-                with self._inflight.one(wire.digest):
-                    reply = self._engine.handle(rpc, wire, peer_of(context))
+                with admission.enter(rpc):
+                    wire = parse(reception.receive(requests, context))
+                    with admission.work(rpc, context), self._inflight.one(wire.digest):
+                        reply = self._engine.handle(rpc, wire, peer_of(context))
+            except Turned as turned:
+                code = turned.refusal.code
+                self._metrics.turned_away(turned.why)
+                refuse(context, turned.refusal)
             except ProtocolError as refusal:
                 code = refusal.code
                 refuse(context, type(refusal))
@@ -107,9 +130,11 @@ class Edge:
                 log.error("fault", party_role=self._role.value, rpc=rpc, kind=type(fault).__name__)
                 refuse(context, Internal)
             finally:
-                elapsed_ms = (time.monotonic_ns() - started_ns) // 1_000_000
-                log.info("served", party_role=self._role.value, rpc=rpc, code=code, ms=elapsed_ms)
-                self._record(rpc, wire, reply, code)
+                elapsed_ns = time.monotonic_ns() - started_ns
+                self._metrics.served(rpc, code, elapsed_ns / 1e9)
+                log.info("served", party_role=self._role.value, rpc=rpc, code=code, ms=elapsed_ns // 1_000_000)
+                if wire is not None:
+                    self._record(rpc, wire, reply, code)
             return Envelope(cose=reply.cose, session=reply.session)
 
         return call
@@ -130,33 +155,43 @@ def _register(server: grpc.Server, handlers: Mapping[str, grpc.RpcMethodHandler[
     return set(services)
 
 
-def _unary(edge: Edge, rpc: str) -> grpc.RpcMethodHandler[Any, Any]:
-    return grpc.unary_unary_rpc_method_handler(
-        edge.handler(rpc), request_deserializer=Envelope.FromString, response_serializer=Envelope.SerializeToString
-    )
+def connections(ports: int) -> int:
+    """How many connections each of so many ports may hold, and leave files for all else. Raises the process's bound."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = ports * MAX_CONNECTIONS + _OTHER_FILES
+    if soft < wanted and soft != resource.RLIM_INFINITY:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return min(MAX_CONNECTIONS, max(soft // 2, soft - _OTHER_FILES) // ports)
 
 
 class PartyServer:
-    """One party's server: its RPCs, health and reflection, on one or two ports."""
+    """One party's server: its RPCs, health and reflection, on one or two ports.
+
+    Each port is a gRPC server with threads and admission of its own: what floods the one leaves the other as it is.
+    """
 
     def __init__(
         self, edge: Edge, rpcs: Iterable[str], tls: ServerTls,
-        streams: Mapping[str, grpc.RpcMethodHandler[Any, Any]] | None = None, *, shares_port: bool = False,
+        streams: Mapping[str, grpc.RpcMethodHandler[Any, Any]] | None = None, *,
+        lanes: Mapping[str, Lane] | None = None, shares_port: bool = False, body_s: float = BODY_S,
     ) -> None:  # fmt: skip
         """`streams` are RPCs that carry no envelopes, such as `SecureElement.Transceive`.
 
         Only workers of one parent share a port, which the parent holds; two servers otherwise would, silently.
         """
+        self._edge = edge
+        self._rpcs = tuple(rpcs)
         self._tls = tls
-        self._server = grpc.server(
-            ThreadPoolExecutor(THREADS, thread_name_prefix="rpc"),
-            options=(("grpc.so_reuseport", int(shares_port)), *_OPTIONS),
-            maximum_concurrent_rpcs=MAX_CONCURRENT,
-        )  # fmt: skip
-        services = _register(self._server, {rpc: _unary(edge, rpc) for rpc in rpcs} | dict(streams or {}))
-        self._health = health.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        self._streams = dict(streams or {})
+        self._lanes = dict(lanes or {})
+        self._shares_port = shares_port
+        self._reception = Reception(body_s=body_s)
+        self._health = HealthStatus()
+        self._servers: list[grpc.Server] = []
+        self._admissions: list[Admission] = []
         self._stopped = threading.Event()
 
     def listen(self, address: str, *, mutual: bool) -> int:
@@ -168,20 +203,62 @@ class PartyServer:
             [(self._tls.key, self._tls.certificate)], root_certificates=self._tls.root if mutual else None,
             require_client_auth=mutual,
         )  # fmt: skip
+        server = self._new_server(mutual=mutual)
         try:
-            return self._server.add_secure_port(address, credentials)
+            port: int = server.add_secure_port(address, credentials)
         except RuntimeError as exc:
             raise PortInUse(f"can't listen on {address}: another program does, or it is not this machine's") from exc
+        self._servers.append(server)
+        return port
+
+    def _new_server(self, *, mutual: bool) -> grpc.Server:
+        server = grpc.server(
+            ThreadPoolExecutor(MAX_CONCURRENT, thread_name_prefix="rpc"),
+            options=(
+                ("grpc.so_reuseport", int(self._shares_port)), *_OPTIONS, *(_OF_MUTUAL if mutual else _OF_OPEN),
+                ("grpc.max_allowed_incoming_connections", connections(ports=2)),
+            ),
+            maximum_concurrent_rpcs=MAX_CONCURRENT,
+        )  # fmt: skip
+        admission = Admission(self._lanes, MUTUAL if mutual else OPEN)
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            rpc: grpc.stream_unary_rpc_method_handler(
+                self._edge.handler(rpc, admission, self._reception), response_serializer=Envelope.SerializeToString
+            )
+            for rpc in self._rpcs
+        }
+        services = _register(server, handlers | self._streams)
+        self._health.add(services)
+        PublicServices(self._health, services, self._reception).add_to(server)
+        self._admissions.append(admission)
+        return server
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that are in, at all ports."""
+        return sum(admission.present for admission in self._admissions)
 
     def start(self) -> None:
         """Begin to serve."""
-        self._server.start()
-        self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        for server in self._servers:
+            server.start()
+        self.report(is_serving=True)
+
+    def report(self, *, is_serving: bool) -> None:
+        """What health checks are answered from now on; once it drains, nothing changes that."""
+        self._health.set(is_serving=is_serving)
+
+    def close_doors(self, *, are_closed: bool) -> None:
+        """Let nothing in, as long as there is no database to serve from; callers are told STORAGE_FAULT."""
+        for admission in self._admissions:
+            admission.is_closed = are_closed
 
     def drain(self) -> None:
         """Take no new calls, finish those under way, within `DRAIN_S` seconds."""
-        self._health.enter_graceful_shutdown()
-        self._server.stop(DRAIN_S).wait()
+        self._health.drain()
+        for stopping in [server.stop(DRAIN_S) for server in self._servers]:
+            stopping.wait()
+        self._reception.close()
         self._stopped.set()
 
     def wait(self) -> None:

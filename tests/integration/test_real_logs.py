@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
+from support.telling import forms, values
 
 from parties.server.logs import FIELDS
-from parties.storage.roles import TABLES
 from protocol.envelope import Wire
 from protocol.errors import FactorsInsufficient, ProtocolError
 from protocol.roles.wallet import open_account
@@ -37,13 +36,13 @@ def test_no_log_line_tells_on_anybody(town):
     servers = ("bank-a", "tsm-1", "sp-1", f"{PHONE}/se")
     secrets = {customer.customer, customer.branch_code, "Ada Wongsakul", aid, tid, *PASSCODES}
     for server in servers:
-        secrets |= _values(town, server)
+        secrets |= values(town, server)
         opened = town.opened(server)
-        secrets |= {form for name in opened.keystore.names() for form in _forms(opened.keystore.entry(name))}
-        secrets |= set(_forms(opened.settings.passphrase()))
+        secrets |= {form for name in opened.keystore.names() for form in forms(opened.keystore.entry(name))}
+        secrets |= set(forms(opened.settings.passphrase()))
         for captured in town.captured(server):
             for wire in (captured.request, captured.reply):
-                secrets |= {form for part in (wire.cose, wire.session) for form in _forms(part)}
+                secrets |= {form for part in (wire.cose, wire.session) for form in forms(part)}
     assert len(secrets) > 500
     logs = [path for path in sorted(town.folder.rglob("log.jsonl")) if path.stat().st_size]
     assert len(logs) >= 4
@@ -58,32 +57,3 @@ def test_no_log_line_tells_on_anybody(town):
         found = [secret for secret in secrets if secret in text]
         assert not found, path
     assert lines > 40
-
-
-def _values(town, server: str) -> set[str]:
-    """Every byte string and every text of more than six characters in the party's database, but for words of states."""
-    found: set[str] = set()
-    role = town.opened(server).settings.role.value
-    for table in TABLES.get(role, ()):
-        for row in town.rows(server, table):
-            for field in dataclasses.fields(row):
-                value = getattr(row, field.name)
-                if isinstance(value, bytes):
-                    found |= set(_forms(value))
-                elif isinstance(value, str) and len(value) > 6 and field.name not in PUBLIC:
-                    found.add(value)
-    return found
-
-
-PUBLIC = {"state", "purpose", "rpc", "peer_rpc", "message", "refusal", "software", "trust_class", "channel", "peer"}
-"""Columns whose values are words of the protocol, which a log may hold."""
-
-
-def _forms(value: bytes) -> list[str]:
-    """How bytes could show in a log."""
-    if len(value) < 8:
-        return []
-    forms = [value.hex(), repr(value)[2:-1]]
-    if value.isascii():
-        forms.append(value.decode())
-    return forms

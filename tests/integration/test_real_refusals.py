@@ -102,8 +102,8 @@ def test_what_is_no_envelope_is_refused_before_the_protocol_sees_it(town):
             call = channel.unary_unary(f"/tapveil.v1.{service}/{method}")
             with pytest.raises(grpc.RpcError) as failed:
                 call(b"\xff\xff\xff", timeout=5)
-            assert failed.value.code() is grpc.StatusCode.INTERNAL
-            assert CODE_KEY not in dict(failed.value.trailing_metadata() or ())
+            assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert dict(failed.value.trailing_metadata() or ())[CODE_KEY] == "MALFORMED"
             with pytest.raises(grpc.RpcError) as failed:
                 channel.unary_unary(f"/tapveil.v1.{service}/NoSuchCall")(b"", timeout=5)
             assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED

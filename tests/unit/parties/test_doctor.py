@@ -6,8 +6,11 @@ import json
 import shutil
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import tomllib
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,9 @@ from attestation.reference import Software, sign_reference_values
 from parties.assembly.common import Opened
 from parties.cli import main
 from parties.doctor import Finding, Level, examine
+from parties.doctor.local import room
 from parties.keystore import Keystore
+from parties.metrics import Metrics, MetricsServer
 from parties.settings import load_settings
 from parties.wallet.journal import Journal
 from protocol.crypto import PrivateKey
@@ -98,6 +103,12 @@ def empty(env: Path) -> None:
 def read_only(env: Path) -> None:
     url = f"sqlite:///file:{env.resolve()}/bank-a/data.db?mode=ro&uri=true"
     change(env / "bank-a/settings.toml", database=url)
+
+
+def password(env: Path) -> None:
+    """A database's password in settings that others may read."""
+    change(env / "bank-a/settings.toml", database="postgresql+psycopg://bank_a:xyz@127.0.0.1:1/bank_a")
+    (env / "bank-a/settings.toml").chmod(0o644)
 
 
 def now_s() -> int:
@@ -193,6 +204,11 @@ CASES = {
     ),
     "passphrase for all": ("bank-a", lambda e: (e / "bank-a/passphrase").chmod(0o644), "rights", "passphrase"),
     "folder for all": ("bank-a", lambda e: (e / "bank-a").chmod(0o777), "rights", "may change the folder"),
+    "password for all": ("bank-a", password, "rights", "settings.toml may be used by others"),
+    "metrics for all": (
+        "bank-a", lambda e: change(e / "bank-a/settings.toml", metrics_listen="0.0.0.0:9401"), "settings",
+        "is not on this machine",
+    ),
     "PKI for all": ("bank-a", lambda e: (e / "pki").chmod(0o775), "rights", "may change the folder"),
 }  # fmt: skip
 
@@ -259,6 +275,42 @@ def test_another_program_on_the_port_is_found(env):
         threading.Thread(target=_hang_up, args=(taken,)).start()
         change(env / "bank-a/settings.toml", mutual_listen=f"127.0.0.1:{taken.getsockname()[1]}")
         assert "another program listens" in found(env, "bank-a")["port mutual_listen"].what
+
+
+def test_metrics_on_our_port_are_told_from_another_program(env):
+    metrics = Metrics(())
+    metrics.gauge("tapveil_serving", "1 if all is well", lambda: 1)
+    with closing(MetricsServer("127.0.0.1:0", metrics)) as server:
+        change(env / "bank-a/settings.toml", metrics_listen=f"127.0.0.1:{server.port}")
+        assert "metrics are told" in found(env, "bank-a", Level.OK)["port metrics_listen"].what
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        threading.Thread(target=_hang_up, args=(taken,)).start()
+        change(env / "bank-a/settings.toml", metrics_listen=f"127.0.0.1:{taken.getsockname()[1]}")
+        assert "another program listens" in found(env, "bank-a")["port metrics_listen"].what
+    change(env / "bank-a/settings.toml", metrics_listen="0.0.0.0:0", option_metrics_anywhere=True)
+    assert "whoever reaches" in found(env, "bank-a", Level.WARN)["metrics"].what
+
+
+FEW_FILES = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))
+from pathlib import Path
+from parties.doctor import examine
+print([f.what for f in examine(Path(sys.argv[1])) if f.check == "limits"])
+"""
+
+
+def test_a_bound_on_open_files_that_is_too_low_is_found(env):
+    command = [sys.executable, "-c", FEW_FILES, env / "bank-a/settings.toml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "each port takes 100 connections at most" in done.stdout
+
+
+def test_little_room_on_the_disk_is_found(tmp_path):
+    assert list(room(tmp_path, little_bytes=0)) == []
+    (finding,) = room(tmp_path, little_bytes=2**62)
+    assert (finding.check, finding.level) == ("disk", Level.WARN)
+    assert "make room" in finding.mend
 
 
 def test_commands_that_were_cut_off_are_named(env):

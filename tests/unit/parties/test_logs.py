@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 SPEAKER = """
 import logging
@@ -33,3 +34,12 @@ def test_only_allowed_fields_and_no_text_of_others():
     ]
     assert "7351" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_full_disk_under_the_log_stops_nobody():
+    speaker = SPEAKER + 'import sys, os\nsys.stdout.write("went on")\nsys.stdout.flush()\nos._exit(0)\n'
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", speaker], stdout=subprocess.PIPE, stderr=full, text=True, check=True
+        )
+    assert done.stdout == "went on"

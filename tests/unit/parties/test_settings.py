@@ -117,3 +117,19 @@ def test_no_passphrase_at_all_is_named(write, monkeypatch):
     settings = load_settings(write(GOOD.replace('passphrase_file = "passphrase"', "")))
     with pytest.raises(SettingsInvalid, match="set TAPVEIL_PASSPHRASE or passphrase_file"):
         settings.passphrase()
+
+
+def test_metrics_are_told_on_this_machine_unless_it_is_said_otherwise(write):
+    def given(address: str, options: str = "") -> str:
+        return f'metrics_listen = "{address}"' + GOOD + options
+
+    for address in ("127.0.0.1:9401", "localhost:9401", "[::1]:9401"):
+        assert load_settings(write(given(address))).metrics_listen == address
+    assert load_settings(write(GOOD)).metrics_listen == ""
+    assert load_settings(write(given("0.0.0.0:9401", "metrics_anywhere = true"))).metrics_listen == "0.0.0.0:9401"
+    for options in ("", 'metrics_anywhere = "true"', "metrics_anywhere = false"):
+        with pytest.raises(SettingsInvalid, match="is not on this machine") as refused:
+            load_settings(write(given("0.0.0.0:9401", options)))
+        assert refused.value.code == "SETTINGS_INVALID"
+    with pytest.raises(SettingsInvalid, match="metrics_listen must be HOST:PORT"):
+        load_settings(write(given("127.0.0.1")))
