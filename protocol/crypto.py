@@ -66,7 +66,12 @@ class PublicKey:
     @property
     def thumbprint(self) -> bytes:
         """COSE key thumbprint (RFC 9679), SHA-256: the `kid` of this key."""
-        return sha256(b"\xa4\x01\x02\x20\x01\x21\x58\x20", self.encoded[1:33], b"\x22\x58\x20", self.encoded[33:])
+        return _thumbprint(self.encoded)
+
+
+@lru_cache(maxsize=4096)
+def _thumbprint(encoded: bytes) -> bytes:
+    return sha256(b"\xa4\x01\x02\x20\x01\x21\x58\x20", encoded[1:33], b"\x22\x58\x20", encoded[33:])
 
 
 @lru_cache(maxsize=4096)

@@ -7,7 +7,9 @@ UNIQUE constraints carry security obligations, so the store in memory enforces t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from operator import attrgetter
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from protocol.errors import ProtocolError
@@ -19,6 +21,13 @@ Index: TypeAlias = dict[tuple[Value, ...], dict[tuple[Value, ...], Any]]
 """Values of some columns → primary key → row."""
 
 ALL_TABLES: Final[dict[str, Table[Any]]] = {}
+
+
+@cache
+def values_of(columns: tuple[str, ...]) -> Callable[[Any], tuple[Value, ...]]:
+    """What gives the values of these columns of a row."""
+    get: Callable[[Any], Any] = attrgetter(*columns)
+    return get if len(columns) > 1 else lambda row: (get(row),)
 
 
 class Conflict(Exception):
@@ -41,13 +50,12 @@ class Table(Generic[R]):
     sealed: frozenset[str] = frozenset()
     expires: str | None = None
     append_only: bool = False
+    key_of: Callable[[R], tuple[Value, ...]] = field(init=False, repr=False)
+    """The primary key of a row."""
 
     def __post_init__(self) -> None:
         ALL_TABLES[self.name] = self
-
-    def key_of(self, row: R) -> tuple[Value, ...]:
-        """The primary key of a row."""
-        return tuple(getattr(row, column) for column in self.key)
+        object.__setattr__(self, "key_of", values_of(self.key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +202,7 @@ class Overlay:
         out = []
         for (name, key), old in sorted(self.before.items(), key=lambda item: item[0]):
             new = self.loaded[name].get(key)
-            if new != old:
+            if new is not old and new != old:
                 out.append((name, key, old, new))
         return out
 
@@ -204,20 +212,22 @@ class Overlay:
         if row is not None:
             held[key] = row
         for columns, index in self._indexes.get(table.name, {}).items():
+            get = values_of(columns)
             if old is not None:
-                index[_values(old, columns)].pop(key)
-                if not index[_values(old, columns)]:
-                    del index[_values(old, columns)]
+                index[get(old)].pop(key)
+                if not index[get(old)]:
+                    del index[get(old)]
             if row is not None:
-                index.setdefault(_values(row, columns), {})[key] = row
+                index.setdefault(get(row), {})[key] = row
 
     def _index(self, table: Table[Any], columns: tuple[str, ...]) -> Index:
         """Rows by their values in `columns`; made at first use, so that neither finding nor checking scans."""
         indexes = self._indexes.setdefault(table.name, {})
         if columns not in indexes:
             index = indexes[columns] = {}
+            get = values_of(columns)
             for key, row in self.loaded.get(table.name, {}).items():
-                index.setdefault(_values(row, columns), {})[key] = row
+                index.setdefault(get(row), {})[key] = row
         return indexes[columns]
 
     def _check(self, write: Write, old: Any) -> None:
@@ -229,8 +239,8 @@ class Overlay:
             return
         key = write.table.key_of(write.row)
         for columns in write.table.unique:
-            holders = self._index(write.table, columns).get(_values(write.row, columns), {})
-            if holders.keys() - {key}:
+            holders = self._index(write.table, columns).get(values_of(columns)(write.row))
+            if holders and holders.keys() - {key}:
                 raise Conflict(f"{write.table.name}({', '.join(columns)}) is unique")
 
 
@@ -253,8 +263,10 @@ class Declared:
         return self.rows.find(table, column, value)
 
 
-def _values(row: Any, columns: tuple[str, ...]) -> tuple[Value, ...]:
-    return tuple(getattr(row, column) for column in columns)
+def changed(row: R, **changes: Value) -> R:
+    """The row with other values. One with sealed cells is not opened for it: it says itself how it is replaced."""
+    replaced: Callable[..., R] = getattr(row, "__replace__", None) or partial(replace, row)  # as Python 3.13 has it
+    return replaced(**changes)
 
 
 class MemoryStore:

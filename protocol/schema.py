@@ -7,6 +7,7 @@ is refused: an unknown or missing field, a wrong type, a size over the bound.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Final, Protocol, Self, TypeAlias, get_args, get_origin, get_type_hints
@@ -24,6 +25,9 @@ class Spec(Protocol):
 
     def plain(self, value: Any) -> Any:
         """The CBOR value of the field."""
+
+    def encode(self, value: Any) -> bytes:
+        """Its deterministic encoding."""
 
     def cddl(self) -> str:
         """The CDDL type (RFC 8610)."""
@@ -48,6 +52,9 @@ class Bytes:
     def plain(self, value: bytes) -> bytes:
         return value
 
+    def encode(self, value: bytes) -> bytes:
+        return codec.byte_string(value)
+
     def cddl(self) -> str:
         return f"bstr .size {self.low}" if self.low == self.high else f"bstr .size ({self.low}..{self.high})"
 
@@ -71,6 +78,9 @@ class Text:
     def plain(self, value: str) -> str:
         return value
 
+    def encode(self, value: str) -> bytes:
+        return codec.encode(value)
+
     def cddl(self) -> str:
         return f'tstr .regexp "{self.pattern}"'
 
@@ -89,6 +99,9 @@ class Uint:
     def plain(self, value: int) -> int:
         return value
 
+    def encode(self, value: int) -> bytes:
+        return codec.encode(value)
+
     def cddl(self) -> str:
         return f"0..{self.high}"
 
@@ -104,6 +117,9 @@ class Flag:
 
     def plain(self, value: bool) -> bool:
         return value
+
+    def encode(self, value: bool) -> bytes:
+        return codec.encode(value)
 
     def cddl(self) -> str:
         return "bool"
@@ -123,6 +139,9 @@ class Choice:
 
     def plain(self, value: StrEnum) -> str:
         return value.value
+
+    def encode(self, value: StrEnum) -> bytes:
+        return codec.encode(value.value)
 
     def cddl(self) -> str:
         return " / ".join(f'"{member.value}"' for member in self.members)
@@ -146,6 +165,9 @@ class Many:
     def plain(self, value: tuple[Any, ...]) -> list[Any]:
         return [self.item.plain(item) for item in value]
 
+    def encode(self, value: tuple[Any, ...]) -> bytes:
+        return codec.array_head(len(value)) + b"".join(map(self.item.encode, value))
+
     def cddl(self) -> str:
         return f"[{self.low}*{self.high} {self.item.cddl()}]"
 
@@ -161,6 +183,9 @@ class Nested:
 
     def plain(self, value: Record) -> dict[str, Any]:
         return value.plain()
+
+    def encode(self, value: Record) -> bytes:
+        return value.to_bytes()
 
     def cddl(self) -> str:
         return self.record.NAME
@@ -198,14 +223,30 @@ class Record:
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Raises: Malformed, Oversize."""
-        return cls.parse(codec.decode(data, max_bytes=cls.MAX_BYTES))
+        record = cls.parse(codec.read(data, max_bytes=cls.MAX_BYTES))
+        if record.to_bytes() != data:
+            raise Malformed("not the deterministic encoding")
+        return record
 
     def to_bytes(self) -> bytes:
-        """Deterministic CBOR."""
-        return codec.encode(self.plain())
+        """Deterministic CBOR. (cbor2 would sort the names anew each time.)"""
+        head, fields = self._layout()
+        return head + b"".join([key + encode(getattr(self, name)) for key, name, encode in fields])
+
+    @classmethod
+    def _layout(cls) -> _Layout:
+        if cls not in _LAYOUTS:
+            fields = sorted(((codec.encode(name), name) for name in cls.specs()), key=lambda field: field[0])
+            encoders: list[_Encoder] = [(key, name, cls.specs()[name].encode) for key, name in fields]
+            _LAYOUTS[cls] = (codec.map_head(len(encoders)), encoders)
+        return _LAYOUTS[cls]
 
 
+_Encoder: TypeAlias = tuple[bytes, str, Callable[[Any], bytes]]
+_Layout: TypeAlias = tuple[bytes, list[_Encoder]]
 _SPECS: Final[dict[type[Any], dict[str, Spec]]] = {}
+_LAYOUTS: Final[dict[type[Any], _Layout]] = {}
+"""How the encoding of a record begins; then each field's encoded name, in order, its name, and how it is encoded."""
 MESSAGES: Final[dict[str, type[Message]]] = {}
 
 

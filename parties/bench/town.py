@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ BANK: Final = "bank-a"
 TSM: Final = "tsm-1"
 SHOP: Final = "shop-1"
 PHONE: Final = "phone-1"
-_PASSCODE: Final = "bench-7351"
+PASSCODE: Final = "bench-7351"
 _LIMIT_MINOR: Final = 20_000_000
 _LOOK_S: Final = 0.2
 _PATIENCE: Final = 100
@@ -52,10 +53,20 @@ class Town:
 
     folder: Path
     citizens: dict[str, Citizen] = field(default_factory=dict)
+    spent_ms: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Processor time of each RPC, without that of the parties that it asked."""
+    _asked_ms: list[float] = field(default_factory=lambda: [0.0], repr=False)
 
     def call(self, peer: str, rpc: str, request: Wire, caller: Peer | None = None) -> Wire:
         """One request, answered at once. Raises: the refusal."""
-        return self.citizens[peer].engine.handle(rpc, request, caller)
+        self._asked_ms.append(0.0)
+        before_ns = time.thread_time_ns()
+        try:
+            return self.citizens[peer].engine.handle(rpc, request, caller)
+        finally:
+            taken_ms = (time.thread_time_ns() - before_ns) / 1e6
+            self.spent_ms[rpc] += taken_ms - self._asked_ms.pop()
+            self._asked_ms[-1] += taken_ms
 
     def run(self, flow: Flow[T]) -> T:
         """A wallet's whole flow. Banks see who calls, the TSM does not."""
@@ -117,7 +128,7 @@ def register_phone(town: Town, *, cards: int) -> str:
     """INIT, ATT, AID, TID and CARD for the one phone; its TID."""
     person = add_customer(
         town.folder / BANK / "settings.toml", name="Bench", limit_minor=_LIMIT_MINOR, currency="TWD",
-        passcode=_PASSCODE,
+        passcode=PASSCODE,
     )  # fmt: skip
     wallet = town.wallet()
     town.run(enroll(wallet, bank=BANK, branch_code=person.branch_code))
@@ -126,7 +137,7 @@ def register_phone(town: Town, *, cards: int) -> str:
         assert town.run(attest(wallet, bank=BANK, purpose=purpose, software=SOFTWARE)).allowed
         if purpose is Purpose.INSTALL:
             application.write_bytes((town.folder / "sp-1" / "package.pyz").read_bytes())
-    aid = town.run(open_account(wallet, bank=BANK, tsm=TSM, software=SOFTWARE, passcode=_PASSCODE)).aid
+    aid = town.run(open_account(wallet, bank=BANK, tsm=TSM, software=SOFTWARE, passcode=PASSCODE)).aid
     tid = town.run(register(wallet, tsm=TSM, aid=aid, maximum_minor=0)).tid
     while cards > 0:
         town.run(issue_cards(wallet, tsm=TSM, tid=tid, number=min(cards, 32)))

@@ -54,7 +54,7 @@ class SealedRows:
         return row
 
     def differing(self, before: Any, after: Any) -> tuple[str, ...]:
-        """Columns of two versions of one row that differ. A cell that neither has opened is compared as it is stored."""
+        """Columns in which two versions of a row differ. What neither has opened is compared as it is stored."""
         values = zip(self._clear, self._clear_of(before), self._clear_of(after), strict=True)
         clear = [column for column, old, new in values if old != new]
         return (*clear, *(column for column in self._sealed if not _alike(before, after, column)))
@@ -91,7 +91,8 @@ def _subclass(table: Table[Any], columns: tuple[str, ...], opener: Opener) -> ty
     def alter(self: Any, **changes: Value) -> Any:
         if changes.keys() & key or not changes.keys() <= names:  # cells are bound to the key; other names are refused
             return dataclasses.replace(self, **changes)
-        row, put = object.__new__(kind), object.__setattr__
+        row: Any = object.__new__(kind)
+        put = object.__setattr__
         for column, slot in slots.items():
             if column in changes:
                 put(row, column, changes[column])

@@ -124,7 +124,8 @@ def read_files(afl: Afl, records: Mapping[tuple[int, int], bytes], *, aip: bytes
     """
     data: dict[int, bytes] = {}
     signed_part = b""
-    for place, signed in afl.walk():
+    named = tuple(afl.walk())
+    for place, signed in named:
         if place not in records:
             raise CardDataInvalid("record is missing")
         template = _template(records[place])
@@ -137,7 +138,7 @@ def read_files(afl: Afl, records: Mapping[tuple[int, int], bytes], *, aip: bytes
         if signed:
             # Book 3 §10.3: in files 1 to 10 the template's tag and length are not part of the signed data.
             signed_part += template.value
-    if len(records) != sum(1 for _ in afl.walk()):
+    if len(records) != len(named):
         raise CardDataInvalid("there are records that the file locator does not name")
     # Book 3 §10.3: the tag list may name the AIP only, whose value then ends the signed data.
     if data.get(TAG_LIST) != AIP:

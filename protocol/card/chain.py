@@ -46,7 +46,7 @@ def verify_card(
 
     Raises: CardDataInvalid; Expired; Oversize.
     """
-    files = read_files(Afl.from_bytes(afl), records, aip=aip)
+    files = read_files(_locator(afl), records, aip=aip)
     ca = _find_ca(ca_keys, rid=aid[:RID_BYTES], index=files.get(0x8F))
     issuer = _issuer_of(
         ca,
@@ -61,6 +61,12 @@ def verify_card(
         today=today,
     )
     return VerifiedCard(icc=icc, files=files)
+
+
+@lru_cache(maxsize=64)
+def _locator(afl: bytes) -> Afl:
+    """All cards of an issuer have the same. A refusal is not kept."""
+    return Afl.from_bytes(afl)
 
 
 @lru_cache(maxsize=64)

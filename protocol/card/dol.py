@@ -6,7 +6,8 @@ The answer carries no tags, so both sides must agree on every byte; a MAC and a 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Final
 
 from protocol.card import tlv
@@ -59,6 +60,13 @@ class Dol:
     """A parsed list; `from_bytes` is the only way in that a peer's bytes take."""
 
     entries: tuple[DolEntry, ...]
+    _places: tuple[tuple[int, int, int], ...] = field(init=False, repr=False, compare=False)
+    """Tag, and where its value begins and ends in the answer."""
+
+    def __post_init__(self) -> None:
+        ends = tuple(accumulate(entry.length for entry in self.entries))
+        places = ((entry.tag, end - entry.length, end) for entry, end in zip(self.entries, ends, strict=True))
+        object.__setattr__(self, "_places", tuple(places))
 
     @classmethod
     def of(cls, *pairs: tuple[int, int]) -> Dol:
@@ -96,7 +104,7 @@ class Dol:
     @property
     def data_length(self) -> int:
         """Bytes in the answer."""
-        return sum(entry.length for entry in self.entries)
+        return self._places[-1][2] if self._places else 0
 
     def build(self, values: Mapping[int, bytes]) -> bytes:
         """The terminal's side: the answer from what is at hand, each value fitted to the length asked for."""
@@ -106,12 +114,7 @@ class Dol:
         """The card's side: tag → value. Raises: CardDataInvalid when the length is not exactly the list's."""
         if len(data) != self.data_length:
             raise CardDataInvalid("data does not have the length its list asks for")
-        values: dict[int, bytes] = {}
-        offset = 0
-        for entry in self.entries:
-            values[entry.tag] = data[offset : offset + entry.length]
-            offset += entry.length
-        return values
+        return {tag: data[start:end] for tag, start, end in self._places}
 
 
 def _fitted(entry: DolEntry, value: bytes | None) -> bytes:

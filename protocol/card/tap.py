@@ -14,6 +14,7 @@ from protocol.errors import CardDataInvalid
 
 CURRENCIES = {"TWD": 901, "CNY": 156, "EUR": 978, "GBP": 826, "JPY": 392, "USD": 840}
 """ISO 4217: alphabetic → numeric code, of the currencies that grants are made in."""
+_ALPHABETIC = {numeric: alphabetic for alphabetic, numeric in CURRENCIES.items()}
 
 
 def currency_code(currency: str) -> bytes:
@@ -57,11 +58,10 @@ class Tap:
         """Raises: CardDataInvalid: length, digits, currency, or text that is not printable ASCII."""
         values = profile.PDOL.split(data)
         numeric = parse_digits(values[0x5F2A])
-        named = [alphabetic for alphabetic, code in CURRENCIES.items() if code == numeric]
-        if not named:
+        if numeric not in _ALPHABETIC:
             raise CardDataInvalid("no such currency here")
         return cls(
-            amount_minor=parse_digits(values[0x9F02]), currency=named[0], merchant=_text(values[0x9F16]),
+            amount_minor=parse_digits(values[0x9F02]), currency=_ALPHABETIC[numeric], merchant=_text(values[0x9F16]),
             terminal=_text(values[0x9F1C]), merchant_name=_text(values[0x9F4E]), unpredictable=values[0x9F37],
         )  # fmt: skip
 
@@ -82,7 +82,7 @@ class Tap:
 def _text(data: bytes) -> str:
     # A data object list fills texts up with zeros on the right (Book 3 §5.4).
     text = data.rstrip(b"\x00")
-    if not all(0x20 <= byte < 0x7F for byte in text):
+    if not text.isascii() or not text.decode("ascii").isprintable():
         raise CardDataInvalid("not a printable text")
     return text.decode("ascii")
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from protocol.errors import CardDataInvalid, Oversize
 
@@ -23,10 +24,10 @@ MAX_OBJECTS: Final = 128
 MAX_DEPTH: Final = 5
 """The deepest real nesting is 6F > A5 > BF0C > 61 > 4F (Book 1 §11.3)."""
 MAX_TAG_BYTES: Final = 3
+_CONSTRUCTED: Final = 0x20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tlv:
+class Tlv(NamedTuple):
     """One data object. `value` is what was received; `children` is its parse where the tag is constructed."""
 
     tag: int
@@ -52,9 +53,12 @@ class _Budget:
 
 def is_constructed(tag: int) -> bool:
     """Whether the tag's value is itself TLV: bit 6 of the first byte (Book 3 Annex B1)."""
-    return bool(tag.to_bytes((tag.bit_length() + 7) // 8 or 1, "big")[0] & 0x20)
+    while tag > 0xFF:
+        tag >>= 8
+    return bool(tag & _CONSTRUCTED)
 
 
+@lru_cache(maxsize=256)
 def tag_bytes(tag: int) -> bytes:
     """The tag as it travels. Raises: CardDataInvalid when the number is no well-formed tag."""
     encoded = tag.to_bytes((tag.bit_length() + 7) // 8 or 1, "big")
@@ -94,10 +98,7 @@ def length_bytes(length: int) -> bytes:
 def _read_length(data: bytes, offset: int) -> tuple[int, int]:
     if offset >= len(data):
         raise CardDataInvalid("length is missing")
-    first = data[offset]
-    if first < 0x80:
-        return first, offset + 1
-    end = offset + 1 + (first & 0x7F)
+    end = offset + 1 + (data[offset] & 0x7F)
     length = int.from_bytes(data[offset + 1 : end], "big")
     # Indefinite, too wide and truncated length fields are no shortest form either.
     if length_bytes(length) != data[offset:end]:
@@ -105,35 +106,38 @@ def _read_length(data: bytes, offset: int) -> tuple[int, int]:
     return length, end
 
 
-def _read_object(data: bytes, offset: int, *, depth: int, budget: _Budget, padded: bool) -> tuple[Tlv, int]:
-    budget.take()
-    tag, offset = read_tag(data, offset)
-    length, offset = _read_length(data, offset)
-    end = offset + length
-    if end > len(data):
-        raise CardDataInvalid("value is truncated")
-    value = data[offset:end]
-    if not is_constructed(tag):
-        return Tlv(tag=tag, value=value), end
-    return Tlv(tag=tag, value=value, children=_read_all(value, depth=depth + 1, budget=budget, padded=padded)), end
-
-
 def _read_all(data: bytes, *, depth: int, budget: _Budget, padded: bool) -> tuple[Tlv, ...]:
     if depth > MAX_DEPTH:
         raise Oversize("templates are nested too deeply")
     found: list[Tlv] = []
     primitives: set[int] = set()
-    offset = 0
-    while offset < len(data):
-        if padded and data[offset] == 0:
+    offset, end = 0, len(data)
+    while offset < end:
+        tag = first = data[offset]
+        if padded and first == 0:
             offset += 1
             continue
-        item, offset = _read_object(data, offset, depth=depth, budget=budget, padded=padded)
-        if item.tag in primitives:
+        budget.take()
+        # Most objects have a tag and a length of one byte; anything else is read with more care.
+        if first & 0x1F == 0x1F or first == 0:
+            tag, offset = read_tag(data, offset)
+        else:
+            offset += 1
+        if offset < end and data[offset] < 0x80:
+            length, offset = data[offset], offset + 1
+        else:
+            length, offset = _read_length(data, offset)
+        value = data[offset : offset + length]
+        if len(value) != length:
+            raise CardDataInvalid("value is truncated")
+        offset += length
+        if first & _CONSTRUCTED:
+            found.append(Tlv(tag, value, _read_all(value, depth=depth + 1, budget=budget, padded=padded)))
+            continue
+        if tag in primitives:
             raise CardDataInvalid("primitive data object occurs twice")
-        if not is_constructed(item.tag):
-            primitives.add(item.tag)
-        found.append(item)
+        primitives.add(tag)
+        found.append(Tlv(tag, value))
     return tuple(found)
 
 

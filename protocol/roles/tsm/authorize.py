@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 from abc import abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from protocol import envelope
@@ -31,7 +32,7 @@ from protocol.roles.tsm.draws import draw, live
 from protocol.roles.tsm.freshness import Freshness
 from protocol.roles.tsm.limits import why_declined
 from protocol.roles.tsm.party import Tsm
-from protocol.roles.tsm.purchase import Implausible, Proved, PurchaseChecks, Reason
+from protocol.roles.tsm.purchase import Implausible, Proved, PurchaseChecks, Reason, Signed
 from protocol.roles.tsm.tables import (
     CARDS,
     PURCHASES,
@@ -46,7 +47,7 @@ from protocol.roles.tsm.tables import (
     TidEntry,
 )
 from protocol.roles.tsm.terminal_request import open_request
-from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where, Write
+from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where, Write, changed
 
 RESPONSE_CODES = {Verdict.APPROVED: "00", Verdict.DECLINED: "05", Verdict.VERIFY: "65"}
 """Authorization response code 8A for each verdict (ISO 8583:1987 field 39). Lack of credit has no code of its own: it
@@ -91,6 +92,7 @@ class _Deciding(Step[Authorizing]):
     """What one purchase and a batch share."""
 
     checks: type[PurchaseChecks] = PurchaseChecks
+    looks_first = False
 
     def __init__(self, tsm: Tsm) -> None:
         self._tsm = tsm
@@ -99,17 +101,36 @@ class _Deciding(Step[Authorizing]):
 
     def prepare(self, incoming: Incoming[Authorizing], ctx: Context) -> Incoming[Authorizing]:
         facts = incoming.facts
-        asked = tuple(self.check(purchase, facts.terminal, ctx) for purchase in facts.purchases)
+        today = datetime.datetime.fromtimestamp(ctx.now_s, tz=datetime.UTC).date()
+        read = [self._read(purchase, today) for purchase in facts.purchases]
+        cards = self._cards_of(read, ctx)
+        both = zip(facts.purchases, read, strict=True)
+        asked = tuple(self.check(purchase, found, cards, facts.terminal) for purchase, found in both)
         fresh = self._freshness.fresh(ctx, self._tsm.policy.stops_max_age_s)
         return replace(incoming, facts=replace(facts, asked=asked, request=ctx.digest, fresh=fresh))
 
-    def check(self, purchase: EmvPurchase, terminal: Terminal, ctx: Context) -> Asked:
-        """Everything that needs no lock: certificates, signature, cryptogram, and who the card was shown."""
-        today = datetime.datetime.fromtimestamp(ctx.now_s, tz=datetime.UTC).date()
+    def _read(self, purchase: EmvPurchase, today: datetime.date) -> Signed | Reason:
         try:
-            read = self._checks.read(purchase, today)
-            pan_ref = self._tsm.secrets.blind("pan", read.pan.encode())
-            card = ctx.read(Key(CARDS, (pan_ref,))).get(CARDS, pan_ref)
+            return self._checks.read(purchase, today)
+        except Implausible as exc:
+            return exc.reason
+
+    def _cards_of(self, read: Iterable[Signed | Reason], ctx: Context) -> dict[str, CardRow]:
+        """The cards of these numbers that there are, all looked up at once."""
+        pans = {found.pan for found in read if isinstance(found, Signed)}
+        refs = {pan: self._tsm.secrets.blind("pan", pan.encode()) for pan in pans}
+        rows = ctx.read(*(Key(CARDS, (ref,)) for ref in refs.values()))
+        cards = {pan: rows.get(CARDS, ref) for pan, ref in refs.items()}
+        return {pan: card for pan, card in cards.items() if card is not None}
+
+    def check(
+        self, purchase: EmvPurchase, read: Signed | Reason, cards: Mapping[str, CardRow], terminal: Terminal
+    ) -> Asked:  # fmt: skip
+        """Everything that needs no lock: certificates, signature, cryptogram, and who the card was shown."""
+        try:
+            if isinstance(read, Reason):
+                raise Implausible(read)
+            card = cards.get(read.pan)
             if card is None:
                 raise Implausible(Reason.CARD_UNKNOWN)
             proved = self._checks.prove(read, purchase, card)
@@ -205,11 +226,11 @@ class _Books:
         reason = self._reason(asked, card)
         decided = self._decided(asked, reason)
         if reason not in (Reason.SALE_REUSED, Reason.REVERSED_BEFORE):
-            row = self._row(asked, reason, sha256(decided.to_bytes()))
+            sid_digest = card.sid_digest if card else b""
             if reason is None:
                 assert card is not None
-                row = self._charge(row, card)
-            self.made.append(row)
+                sid_digest = self._charge(asked, card)
+            self.made.append(self._row(asked, reason, sid_digest, sha256(decided.to_bytes())))
         return decided
 
     def writes(self) -> tuple[Write, ...]:
@@ -254,26 +275,28 @@ class _Books:
     def _met(self, column: str, ref: bytes) -> bool:
         return bool(self.rows.find(PURCHASES, column, ref)) or any(getattr(row, column) == ref for row in self.made)
 
-    def _charge(self, row: Purchase, card: CardRow) -> Purchase:
-        """The purchase, with the grant that it draws on; card, grants and ledger follow."""
-        self.cards[card.pan_ref] = replace(card, used=card.used + 1, spent_minor=card.spent_minor + row.amount_minor)
-        draws = draw(live(self._entries(card), self.now_s), row.amount_minor)
+    def _charge(self, asked: Asked, card: CardRow) -> bytes:
+        """Session of the grant that the purchase draws on; card, grants and ledger follow."""
+        assert asked.proved is not None
+        tap, merchant, sale = asked.proved.tap, self.facts.terminal.merchant, asked.purchase.sale
+        self.cards[card.pan_ref] = changed(card, used=card.used + 1, spent_minor=card.spent_minor + tap.amount_minor)
+        draws = draw(live(self._entries(card), self.now_s), tap.amount_minor)
         for part in draws:
             self.grants[part.grant.sid_digest] = part.taken()
             self.posted += post(
-                EntryKind.PURCHASE, debit=grant_account(part.grant.sid_digest), credit=merchant_account(row.merchant),
-                amount_minor=part.amount_minor, currency=row.currency, ref=row.sale, at_s=self.now_s,
+                EntryKind.PURCHASE, debit=grant_account(part.grant.sid_digest), credit=merchant_account(merchant),
+                amount_minor=part.amount_minor, currency=tap.currency, ref=sale, at_s=self.now_s,
             )  # fmt: skip
         first, *more = draws
         for second in more:
             drawn = SecondDraw(
-                merchant=row.merchant, sale=row.sale, sid_digest=second.grant.sid_digest,
+                merchant=merchant, sale=sale, sid_digest=second.grant.sid_digest,
                 amount_minor=second.amount_minor, claim=0,
             )  # fmt: skip
             self.posted.append(Insert(SECOND_DRAWS, drawn))
-        return replace(row, sid_digest=first.grant.sid_digest)
+        return first.grant.sid_digest
 
-    def _row(self, asked: Asked, reason: Reason | None, receipt_digest: bytes) -> Purchase:
+    def _row(self, asked: Asked, reason: Reason | None, sid_digest: bytes, receipt_digest: bytes) -> Purchase:
         # What uses no counter or no opening holds a value of its own there, which nothing else can have.
         terminal, sale = self.facts.terminal, asked.purchase.sale
         merchant = terminal.merchant
@@ -285,7 +308,7 @@ class _Books:
             merchant=merchant, sale=sale, terminal=terminal.terminal,
             pan_ref=card.pan_ref if card else b"", atc_ref=asked.atc_ref() if counted else own,
             opening_ref=own if reason else asked.opening_ref(), tid=card.tid if card else "",
-            sid_digest=card.sid_digest if card else b"", amount_minor=proved.tap.amount_minor if proved else 0,
+            sid_digest=sid_digest, amount_minor=proved.tap.amount_minor if proved else 0,
             currency=proved.tap.currency if proved else "", refunded_minor=0,
             cryptogram=proved.cryptogram if proved else b"", decided_at_s=self.now_s, reason=reason or "",
             state="DECLINED" if reason else "APPROVED", request=self.facts.request, receipt_digest=receipt_digest,
@@ -295,18 +318,18 @@ class _Books:
     def _decided(self, asked: Asked, reason: Reason | None) -> Decided:
         verdict = verdict_of(reason)
         code = RESPONSE_CODES[verdict]
-        unproved = Decided(
-            sale=asked.purchase.sale, verdict=verdict, merchant=self.facts.terminal.merchant,
-            terminal=self.facts.terminal.terminal, pan="", atc=0, unpredictable=b"", amount_minor=0, currency="",
-            issuer_data=b"", cryptogram=b"", response_code=code, arpc=b"",
-        )  # fmt: skip
-        proved = asked.proved
+        sale, terminal, proved = asked.purchase.sale, self.facts.terminal, asked.proved
         if proved is None:
-            return unproved
-        return replace(
-            unproved, pan=proved.pan, atc=proved.atc, unpredictable=proved.tap.unpredictable,
-            amount_minor=proved.tap.amount_minor, currency=proved.tap.currency,
-            issuer_data=asked.purchase.issuer_data, cryptogram=proved.cryptogram, arpc=proved.response(code.encode()),
+            return Decided(
+                sale=sale, verdict=verdict, merchant=terminal.merchant, terminal=terminal.terminal, pan="", atc=0,
+                unpredictable=b"", amount_minor=0, currency="", issuer_data=b"", cryptogram=b"", response_code=code,
+                arpc=b"",
+            )  # fmt: skip
+        return Decided(
+            sale=sale, verdict=verdict, merchant=terminal.merchant, terminal=terminal.terminal, pan=proved.pan,
+            atc=proved.atc, unpredictable=proved.tap.unpredictable, amount_minor=proved.tap.amount_minor,
+            currency=proved.tap.currency, issuer_data=asked.purchase.issuer_data, cryptogram=proved.cryptogram,
+            response_code=code, arpc=proved.response(code.encode()),
         )  # fmt: skip
 
 

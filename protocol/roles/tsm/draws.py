@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from protocol.roles.tsm.tables import Purchase, SecondDraw, TidEntry
+from protocol.rows import changed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +19,7 @@ class Draw:
 
     def taken(self) -> TidEntry:
         """The grant after it."""
-        return replace(self.grant, spent_minor=self.grant.spent_minor + self.amount_minor)
+        return changed(self.grant, spent_minor=self.grant.spent_minor + self.amount_minor)
 
 
 def live(grants: Iterable[TidEntry], now_s: int) -> tuple[TidEntry, ...]:

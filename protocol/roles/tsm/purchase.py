@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from protocol.card import profile
@@ -25,12 +26,13 @@ from protocol.errors import CardDataInvalid, Expired, Oversize
 from protocol.messages.pay import EmvPurchase
 from protocol.roles.tsm.tables import CardRow
 
-_NOT_IN_AN_ARQC: Final = (
-    Cvr.COMPLETED
-    | Cvr.ISSUER_AUTHENTICATED
-    | Cvr.CONSENT_MISMATCH
-    | (Cvr.VERIFICATION_CONTRADICTED | Cvr.TERMINAL_DECLINED)
+_CVR_OF_AN_ARQC: Final = int(
+    Cvr.ARQC
+    | (Cvr.COMPLETED | Cvr.ISSUER_AUTHENTICATED)
+    | (Cvr.CONSENT_MISMATCH | Cvr.VERIFICATION_CONTRADICTED | Cvr.TERMINAL_DECLINED)
 )
+"""Of these, an ARQC of an honest card has the first and no other."""
+_CONSENTED: Final = (0x9F02, 0x5F2A, 0x9F16, 0x9F1C, 0x9F37)
 _PURCHASE: Final = b"\x00"
 """Transaction type 9C of goods and services; cash and refunds have others (ISO 8583 processing codes)."""
 _DAY: Final = datetime.timedelta(days=1)
@@ -66,6 +68,12 @@ class Reason(StrEnum):
     ACCOUNT_STOPPED = "ACCOUNT_STOPPED"
     STOPS_STALE = "STOPS_STALE"
     OVER_BALANCE = "OVER_BALANCE"
+
+
+@lru_cache(maxsize=4)
+def _days_about(today: datetime.date) -> frozenset[bytes]:
+    """Yesterday, today and tomorrow as 9A says them."""
+    return frozenset(bytes.fromhex((today + days * _DAY).strftime("%y%m%d")) for days in (-1, 0, 1))
 
 
 class Implausible(Exception):
@@ -132,11 +140,11 @@ class PurchaseChecks:
         self.check_key(read, card)
         session_key = derive_session_key(card.k_ac, atc=purchase.atc)
         self.check_cryptogram(read, purchase, session_key)
-        cvr = read.issuer_data.cvr
+        cvr = int(read.issuer_data.cvr)  # as a number, which is all that bits are looked up in
         return Proved(
             pan=read.pan, tap=read.tap, atc=purchase.atc, opening=read.issuer_data.opening,
-            channel=Channel.CONTACT if cvr & Cvr.CONTACT else Channel.CONTACTLESS,
-            device_verified=bool(cvr & Cvr.DEVICE_VERIFIED), cryptogram=read.cryptogram, session_key=session_key,
+            channel=Channel.CONTACT if cvr & Cvr.CONTACT.value else Channel.CONTACTLESS,
+            device_verified=bool(cvr & Cvr.DEVICE_VERIFIED.value), cryptogram=read.cryptogram, session_key=session_key,
         )  # fmt: skip
 
     def check_application(self, purchase: EmvPurchase) -> None:
@@ -161,15 +169,16 @@ class PurchaseChecks:
 
     def check_consent(self, tap: Tap, said: dict[int, bytes], cvr: Cvr) -> None:
         """The cryptogram's data say what the cardholder was shown: an honest card sees to it, and so does the TSM."""
-        shown = profile.PDOL.split(profile.PDOL.build(tap.values()))
-        alike = all(said[tag] == shown[tag] for tag in (0x9F02, 0x5F2A, 0x9F16, 0x9F1C, 0x9F37))
-        if not alike or said[0x9C] != _PURCHASE or any(said[0x9F03]) or cvr & _NOT_IN_AN_ARQC or not cvr & Cvr.ARQC:
+        shown = tap.values()  # a data object list fills texts up with zeros (Book 3 §5.4)
+        alike = all(said[tag] == shown[tag].ljust(len(said[tag]), b"\0") for tag in _CONSENTED)
+        unasked = said[0x9C] != _PURCHASE or any(said[0x9F03])
+        if not alike or unasked or int(cvr) & _CVR_OF_AN_ARQC != Cvr.ARQC.value:
             raise Implausible(Reason.CONSENT_MISMATCH)
 
     def check_date(self, said: dict[int, bytes], today: datetime.date) -> None:
         """The terminal's date is today's, so that a cryptogram got long before is refused."""
         # Terminals are in any time zone, so a day more or less.
-        if said[0x9A].hex() not in {(today + days * _DAY).strftime("%y%m%d") for days in (-1, 0, 1)}:
+        if said[0x9A] not in _days_about(today):
             raise Implausible(Reason.DATE_IMPLAUSIBLE)
 
     def verify_signature(self, purchase: EmvPurchase, key: PublicKey, tap: Tap) -> bytes:
