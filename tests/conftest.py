@@ -35,6 +35,11 @@ class Scheduling(LoadScopeScheduling):
         return next((shared for shared in SHARED if file.removeprefix("tests/").startswith(shared)), file)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="hundreds of kills instead of dozens, with a line on each run")
+    parser.addoption("--seed", type=int, default=1, help="which faults come when in tests of killed servers")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
     """With `--dist loadfile`."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import socket
+import struct
 import threading
+from collections import Counter
 from collections.abc import Callable
+from typing import Final
 
 CHUNK = 65536
 
@@ -80,14 +84,70 @@ class FaultProxy:
             while data := source.recv(CHUNK):
                 if cut is not None and cut():
                     break
-                sink.sendall(data)
+                if cut is None:
+                    sink.sendall(data)
+                else:
+                    self._send(data, source, sink)
         _end(source)
         _end(sink)
         with self._lock:
             self._open -= {source, sink}
 
+    def _send(self, data: bytes, source: socket.socket, sink: socket.socket) -> None:
+        """Pass on what the server sends."""
+        sink.sendall(data)
+
+
+class Fault(enum.StrEnum):
+    """What a line does to what the server answers."""
+
+    NONE = "none"
+    HANG = "hang"
+    """Nothing comes through, and nobody hangs up."""
+    RESET = "reset"
+    """The request arrives; then the connection is reset instead of the answer."""
+    TWICE = "twice"
+    """Whatever the server sends is sent twice, which TLS must notice."""
+    LATE = "late"
+    """The answer comes after `LATE_S`: when the client has stopped waiting, and asked again."""
+
+
+class BadLine(FaultProxy):
+    """A line that misbehaves as `fault` says, at each piece of what the server sends."""
+
+    LATE_S: Final = 2.5
+
+    def __init__(self, target: str) -> None:
+        self.fault = Fault.NONE
+        self.met: Counter[Fault] = Counter()
+        self._closed = threading.Event()
+        super().__init__(target)
+
+    def close(self) -> None:
+        self._closed.set()
+        super().close()
+
+    def _send(self, data: bytes, source: socket.socket, sink: socket.socket) -> None:
+        fault = self.fault
+        self.met[fault] += 1
+        if fault is Fault.HANG:
+            while self.fault is Fault.HANG and not self._closed.wait(0.02):
+                pass
+            raise ConnectionAbortedError  # what was held back is lost
+        if fault is Fault.RESET:
+            sink.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            raise ConnectionResetError
+        if fault is Fault.LATE:
+            self._closed.wait(self.LATE_S)
+        sink.sendall(data * 2 if fault is Fault.TWICE else data)
+
+
+_RESET: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER of no time: what is closed is reset."""
+
 
 def _end(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
+        is_reset = connection.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET)) == _RESET
+        connection.shutdown(socket.SHUT_RD if is_reset else socket.SHUT_RDWR)
     connection.close()

@@ -29,7 +29,6 @@ from protocol.card.tap import LoadedCard, Tap, parse_digits
 from protocol.card.terminal import Sale, terminal_data
 from protocol.card.transaction import Transaction
 from protocol.crypto import sha256
-from protocol.engine import Context
 from protocol.errors import CardDataInvalid
 from protocol.messages.card import EmvData, EmvRecord
 from protocol.messages.pay import EmvPurchase
@@ -458,15 +457,15 @@ def _as(asked: Asked, kind: type[Asked]) -> Asked:
 class AnyCounter:
     """No UNIQUE(PAN, ATC)."""
 
-    def check(self, purchase: EmvPurchase, terminal: Any, ctx: Context) -> Asked:
-        return _as(super().check(purchase, terminal, ctx), FreeCounter)
+    def check(self, *found: Any) -> Asked:
+        return _as(super().check(*found), FreeCounter)
 
 
 class AnyOpening:
     """No UNIQUE(PAN, opening)."""
 
-    def check(self, purchase: EmvPurchase, terminal: Any, ctx: Context) -> Asked:
-        return _as(super().check(purchase, terminal, ctx), FreeOpening)
+    def check(self, *found: Any) -> Asked:
+        return _as(super().check(*found), FreeOpening)
 
 
 class Altered:
