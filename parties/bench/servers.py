@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import select
 import subprocess
 import sys
@@ -47,18 +46,18 @@ def _measure(folder: Path, party: str) -> ServerCost:
         str(settings),
     ]  # fmt: skip
     began_s = time.monotonic()
-    process = subprocess.Popen(  # noqa: S603  # this program
+    with subprocess.Popen(  # noqa: S603  # this program
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=folder
-    )
-    try:
-        assert process.stdout is not None
-        if not select.select([process.stdout], [], [], START_S)[0] or not json.loads(process.stdout.readline() or "0"):
-            raise Unavailable(f"{party} did not start")
-        start_s = time.monotonic() - began_s
-        return ServerCost(party=party, start_s=start_s, resident_mib=_resident_mib(process.pid))
-    finally:
-        process.kill()  # how it drains is not measured here
-        process.wait()
+    ) as process:
+        try:
+            assert process.stdout is not None
+            ready = select.select([process.stdout], [], [], START_S)[0]
+            if not ready or not process.stdout.readline():
+                raise Unavailable(f"{party} did not start")
+            start_s = time.monotonic() - began_s
+            return ServerCost(party=party, start_s=start_s, resident_mib=_resident_mib(process.pid))
+        finally:
+            process.kill()  # how it drains is not measured here
 
 
 def _resident_mib(pid: int) -> float:

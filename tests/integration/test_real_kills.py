@@ -311,5 +311,4 @@ def test_workers_parties_and_the_database_are_killed(
                 (2, restart(signal.SIGQUIT)), (1, restart(signal.SIGINT)), (2, partial(ruin.kill_worker, "tsm-1")),
                 (1, partial(ruin.kill, "tsm-1")), (1, partial(ruin.kill, "bank-a")), (1, partial(ruin.kill, SHOP)),
             )  # fmt: skip
-        assert busy.load.repeats.keys() <= {"UNAVAILABLE", "STORAGE_FAULT"}
         assert busy.load.repeats["STORAGE_FAULT"] > 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import functools
 import importlib.util
 import os
@@ -13,6 +12,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,8 +24,17 @@ from parties.storage.postgresql import in_schema
 
 GIVEN = "TAPVEIL_TEST_POSTGRESQL"
 START_S = 20.0
-_libc = ctypes.CDLL(None)  # loaded before a fork, not after it
-_PR_SET_PDEATHSIG = 1
+ENDING_WITH_ITS_PARENT = """
+import ctypes, grp, os, pwd, signal, sys
+PR_SET_PDEATHSIG = 1
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(grp.getgrnam("nogroup").gr_gid)
+    os.setuid(pwd.getpwnam("nobody").pw_uid)
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""A program, and not a function between fork and exec: of a process with many threads that child may crash."""
 
 
 def binaries() -> Path:
@@ -60,14 +69,13 @@ class Server:
         pid_file = self.data / "postmaster.pid"
         pid_file.unlink(missing_ok=True)
         command = [
+            sys.executable, "-I", "-c", ENDING_WITH_ITS_PARENT,
             binaries() / "postgres", "-D", self.data, "-k", self.sockets, "-c", "listen_addresses=",
             *(word for setting in ("shared_buffers=32MB", *self._settings) for word in ("-c", setting)),
         ]  # fmt: skip
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, env=self._environment(),
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  # it allocates nothing
-                **self._as,
             )  # fmt: skip
         deadline_s = time.monotonic() + START_S
         while not (pid_file.exists() and "ready" in pid_file.read_text()):
@@ -97,10 +105,6 @@ class Server:
     @staticmethod
     def _environment() -> dict[str, str]:
         return {"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin", "TZ": "UTC"}
-
-
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
 @functools.cache
