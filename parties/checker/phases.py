@@ -7,7 +7,7 @@ its steps; everything else is compared between the parties' own records.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from attestation.reference import verify_reference_values
@@ -27,7 +27,7 @@ from protocol.errors import ProtocolError
 from protocol.messages.card import EmvData
 from protocol.messages.service import Promise, TsmInfo
 from protocol.pki import Use
-from protocol.roles.bank.tables import ANONYMOUS_ACCOUNTS, CUSTOMERS, GRANTS, LIVE_GRANTS, PHONES
+from protocol.roles.bank.tables import ANONYMOUS_ACCOUNTS, CUSTOMERS, GRANTS, LIVE_GRANTS, PHONES, owed_minor
 from protocol.roles.merchant import TERMINAL_KEYS
 from protocol.roles.se.tables import ACCOUNTS, OWNERS, SERVICE_KEYS, VIRTUAL_CARDS
 from protocol.roles.tsm.tables import CARDS, PURCHASES, SERVICES, TERMINALS, TID_LIST
@@ -96,11 +96,17 @@ def check_aid(parties: Parties, expected: Expected) -> Iterator[Finding]:
             yield "bank and SE hold different keys of an account"
         if (mine.expires_at_s, mine.limit_minor) != (theirs.expires_at_s, theirs.limit_minor):
             yield "bank and SE differ on expiry or limit of an account"
-    accounts = parties.rows(Role.BANK, ANONYMOUS_ACCOUNTS)
+    accounts, grants = parties.rows(Role.BANK, ANONYMOUS_ACCOUNTS), parties.rows(Role.BANK, GRANTS)
     for customer in parties.rows(Role.BANK, CUSTOMERS):
-        lent = sum(row.limit_minor for row in accounts if row.customer == customer.customer)
+        lent = sum(lent_minor(row, grants) for row in accounts if row.customer == customer.customer)
         if lent != customer.granted_minor or lent > customer.limit_minor:
             yield "the limits of a customer's accounts do not add up"
+
+
+def lent_minor(account: Any, grants: Iterable[Any]) -> int:
+    """What an account takes of its owner's credit: its limit, and once all its grants are closed what it owes."""
+    own = [grant for grant in grants if grant.aid == account.aid]
+    return sum(map(owed_minor, own)) if own and all(grant.closed for grant in own) else int(account.limit_minor)
 
 
 def check_tid(parties: Parties, expected: Expected) -> Iterator[Finding]:

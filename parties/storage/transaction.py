@@ -158,6 +158,9 @@ class Connections:
 
     def _on(self, pooled: sa.PoolProxiedConnection) -> Transaction:
         connection: Any = pooled.driver_connection
+        if connection is None:  # the pool let go of it meanwhile: its server ended
+            pooled.close()
+            raise sa.exc.DisconnectionError("the connection was lost")
         if self._engine.dialect.name != "postgresql":
             return DriverTransaction(connection, self._engine.dialect)
         from parties.storage.pipeline import PipelineTransaction  # loads the driver
