@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from parties.assembly.common import Opened
-from parties.assembly.roles import STEPS
+from parties.assembly.roles import STEPS, build_tsm
 from parties.branch import add_customer
 from parties.release import SOFTWARE
 from parties.settings import load_settings
@@ -22,6 +22,7 @@ from parties.storage.store import DatabaseStore
 from parties.wallet.phone import PhoneSession
 from protocol.engine import Engine, Peer
 from protocol.envelope import Wire
+from protocol.roles.tsm.stops import refresh_stops
 from protocol.roles.wallet import Call, Exchanged, Flow, Wallet, attest, enroll, issue_cards, open_account, register
 from protocol.rows import MemoryStore
 from protocol.types import Purpose, Role
@@ -82,6 +83,14 @@ class Town:
             result: T = done.value
             return result
 
+    def fetch_stops(self) -> None:
+        """What the TSM's server does every minute: on a list that is too old nothing is approved."""
+        tsm = self.citizens[TSM]
+        for bank in tsm.opened.settings.peers:
+            peers = _Callers(self, Peer(role=Role.TSM, name=TSM))
+            now_s = tsm.opened.clock.now_s()
+            refresh_stops(build_tsm(tsm.opened), bank, tsm.store, peers, now_s, tsm.opened.entropy)
+
     def wallet(self) -> Wallet:
         """The phone's wallet."""
         with PhoneSession(self.folder / PHONE / "wallet") as session:
@@ -108,6 +117,7 @@ def open_town() -> Iterator[Town]:
         for path in sorted(folder.rglob("settings.toml")):
             if path.parent.name != "wallet":
                 _open(town, path, stack)
+        town.fetch_stops()
         yield town
 
 

@@ -581,7 +581,9 @@ def test_CARD_5_activates_the_batch_once(batch: Batch) -> None:
     cose = draft.cose()
     first, again = draft.post(cose), draft.post(cose)
     wallet = batch.session.holder.wallet
-    assert first.payload == again.payload == {"tid": wallet.tid, "n_t": batch.session.n_t, "number": 3}
+    assert first.payload == again.payload == {
+        "tid": wallet.tid, "n_t": batch.session.n_t, "number": 3, "recredit": b""
+    }  # fmt: skip
     with refused("WRONG_STATE"):
         batch.session.activate(batch.pans).send()
 

@@ -9,7 +9,7 @@ from support.telling import forms, values
 
 from parties.server.logs import FIELDS
 from protocol.envelope import Wire
-from protocol.errors import FactorsInsufficient, ProtocolError
+from protocol.errors import REGISTRY, FactorsInsufficient, ProtocolError
 from protocol.roles.wallet import open_account
 
 pytestmark = pytest.mark.real
@@ -54,6 +54,6 @@ def test_no_log_line_tells_on_anybody(town):
             entry = json.loads(line)  # not one line that is not ours
             assert entry.keys() <= FIELDS, line
             assert all(type(value) in (str, int) for value in entry.values())
-        found = [secret for secret in secrets if secret in text]
+        found = [secret for secret in secrets if secret in text and secret not in REGISTRY]  # codes are told
         assert not found, path
     assert lines > 40
