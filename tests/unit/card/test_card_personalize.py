@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protocol.card import dol, oda, profile, rsa, tlv
+from protocol.card import personalize as personalizing
 from protocol.card.chain import verify_card
 from protocol.card.months import Month
 from protocol.card.pan import check_digit, generate_pan
@@ -265,3 +266,11 @@ def test_one_wrong_number_leaves_the_whole_batch_unsigned(issuer, keys, entropy)
             controls=CONTROLS, entropy=entropy,
         )  # fmt: skip
     assert refused.value.code == "CARD_DATA_INVALID"
+
+
+def test_heads_that_are_kept_are_those_of_the_encoding() -> None:
+    personalizing._head.cache_clear()  # another test of this process may have asked for it before
+    personalizing._certificate_head.cache_clear()
+    assert personalizing._head(0x5A, 10) == bytes.fromhex("5A0A")
+    assert personalizing._head(0x9F46, 176) == bytes.fromhex("9F4681B0")
+    assert personalizing._certificate_head(176).endswith(bytes.fromhex("9F4681B0"))
