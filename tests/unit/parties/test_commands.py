@@ -14,9 +14,10 @@ import pytest
 import sqlalchemy as sa
 import tomli_w
 from click.testing import CliRunner
-from support.postgres import binaries, database_url, schema
+from support.postgres import database_url, schema
 
 from parties.assembly.common import Opened
+from parties.bench.postgres import binaries
 from parties.branch import add_customer
 from parties.cli import main
 from parties.cli.output import one_line_errors
