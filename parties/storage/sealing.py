@@ -6,6 +6,7 @@ open. An older value put back into its own cell is not noticed: that needs a cou
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from nacl.bindings import (
@@ -17,7 +18,7 @@ from nacl.bindings import (
 from nacl.exceptions import CryptoError
 from nacl.utils import random
 
-from protocol.codec import decode, encode
+from protocol.codec import array_head, byte_string, decode, encode
 from protocol.errors import Malformed, StorageFault
 from protocol.rows import Value
 
@@ -59,7 +60,7 @@ class Sealer:
 
     def seal(self, value: Value, *, table: str, column: str, key: tuple[Value, ...]) -> bytes:
         """`value` with its type, for the cell of `column` in the row of `table` whose primary key is `key`."""
-        return seal(self._key, encode(value), _cell(table, column, key))
+        return seal(self._key, _encoded(value), _cell(table, column, key))
 
     def unseal(self, sealed: bytes, *, table: str, column: str, key: tuple[Value, ...]) -> Value:
         """The value of that cell. Raises: StorageFault if it was altered, moved, or sealed under another key."""
@@ -72,4 +73,15 @@ class Sealer:
 
 
 def _cell(table: str, column: str, key: tuple[Value, ...]) -> bytes:
-    return encode([table, column, *key])
+    """Table, column and key as one array."""
+    return _column(table, column, len(key)) + b"".join(map(_encoded, key))
+
+
+@lru_cache(maxsize=256)
+def _column(table: str, column: str, width: int) -> bytes:
+    """How the array begins, alike for all rows; the key has `width` values."""
+    return array_head(2 + width) + encode(table) + encode(column)
+
+
+def _encoded(value: Value) -> bytes:
+    return byte_string(value) if type(value) is bytes else encode(value)

@@ -23,7 +23,8 @@ _MAX_PAN_DIGITS: Final = 19
 _DECIMALIZED: Final = str.maketrans("abcdef", "012345")
 _NO_LETTERS: Final = str.maketrans("", "", "abcdef")
 _NO_DIGITS: Final = str.maketrans("", "", "0123456789")
-_ONES: Final = (1 << 64) - 1
+_DERIVATION_DIGITS: Final = 16
+_COMPLEMENT: Final = bytes(range(255, -1, -1))
 _WEAK_HALVES: Final = frozenset(
     bytes.fromhex(half)
     for half in (
@@ -74,8 +75,9 @@ def _decimal_digits(pan: str, sequence: str) -> str:
     packed = bytes.fromhex(digits if len(digits) % 2 == 0 else "0" + digits)
     hexadecimal = hashlib.sha1(packed).hexdigest()  # noqa: S324 - the derivation's own, no collision matters
     decimal = hexadecimal.translate(_NO_LETTERS)
-    letters = hexadecimal.translate(_NO_DIGITS).translate(_DECIMALIZED)
-    return (decimal + letters)[:16]
+    if len(decimal) < _DERIVATION_DIGITS:
+        decimal += hexadecimal.translate(_NO_DIGITS).translate(_DECIMALIZED)
+    return decimal[:_DERIVATION_DIGITS]
 
 
 def _diversify(pan: str, sequence: str) -> bytes:
@@ -83,7 +85,7 @@ def _diversify(pan: str, sequence: str) -> bytes:
     if not (pan.isascii() and pan.isdecimal() and _MIN_PAN_DIGITS <= len(pan) <= _MAX_PAN_DIGITS):
         raise CardDataInvalid("option B takes numbers of 17 to 19 digits")
     block = bytes.fromhex(_decimal_digits(pan, sequence))
-    return block + (int.from_bytes(block, "big") ^ _ONES).to_bytes(8, "big")
+    return block + block.translate(_COMPLEMENT)
 
 
 def derive_card_keys(master: bytes, pans: Iterable[str], *, sequence: str = "00") -> tuple[bytes, ...]:

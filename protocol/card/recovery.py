@@ -48,8 +48,7 @@ def sign(key: PrivateKey, message: bytes, entropy: Entropy) -> bytes:
 
 def sign_all(key: PrivateKey, messages: Iterable[bytes], entropy: Entropy) -> list[bytes]:
     """Sign each, one private operation right after the other. Raises: as `sign`."""
-    blocks = [_format(key.public, message) for message in messages]
-    return [key.apply(block, entropy) for block in blocks]
+    return key.apply_all([_format(key.public, message) for message in messages], entropy)
 
 
 def _format(key: PublicKey, message: bytes) -> bytes:

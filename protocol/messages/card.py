@@ -151,10 +151,10 @@ def _card_bytes(card: Card) -> bytes:
     parts = [b"\xa8\x63emv", before]
     for record in emv.records:
         record_before, record_after = _place_parts(record.sfi, record.number)
-        parts += (record_before, codec.encode(record.data), record_after)
-    parts += (after, b"\x63pan", codec.encode(card.pan), b"\x64k_ac", codec.encode(card.k_ac))
+        parts += (record_before, codec.byte_string(record.data), record_after)
+    parts += (after, b"\x63pan", codec.encode(card.pan), b"\x64k_ac", codec.byte_string(card.k_ac))
     parts += (_terms(card.controls, card.currency, card.limit_minor, card.expires_at_s),)
-    parts += (b"\x6ficc_certificate", codec.encode(card.icc_certificate))
+    parts += (b"\x6ficc_certificate", codec.byte_string(card.icc_certificate))
     return b"".join(parts)
 
 

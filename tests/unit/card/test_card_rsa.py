@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import gmpy2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.card import rsa
+from protocol.card.rsa import BLINDED, PrivateKey
 from protocol.errors import CardKeyInvalid, Malformed, ProtocolError
 
 
@@ -39,6 +41,41 @@ def test_blinding_takes_fresh_entropy_and_does_not_show(keys, entropy) -> None:
     before = entropy.source.getstate()
     keys.card.apply(block, entropy)
     assert entropy.source.getstate() != before
+
+
+def test_many_blocks_are_signed_as_each_alone(keys, entropy) -> None:
+    blocks = [b"\0" + entropy.bytes(175) for _ in range(BLINDED + 3)]
+    assert keys.card.apply_all(blocks, entropy) == [keys.card.apply(block, entropy) for block in blocks]
+    assert keys.card.apply_all((), entropy) == []
+
+
+def test_blinding_is_drawn_anew_after_so_many_blocks(keys, entropy) -> None:
+    class Counted:
+        drawn = 0
+
+        def bytes(self, n: int, /) -> bytes:
+            self.drawn += 1
+            return entropy.bytes(n)
+
+    counted = Counted()
+    keys.card.apply_all([bytes(175) + b"\x02"] * (2 * BLINDED + 1), counted)
+    assert counted.drawn == 3
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_fault_among_many_blocks_releases_none(keys, entropy, monkeypatch, place: int) -> None:
+    done: list[gmpy2.mpz] = []
+    honest = PrivateKey._crt
+
+    def faulty(self: PrivateKey, number: gmpy2.mpz) -> gmpy2.mpz:
+        done.append(number)
+        result = honest(self, number)
+        return result + self.q if len(done) == place + 1 else result  # right modulo one prime, wrong modulo the other
+
+    monkeypatch.setattr(PrivateKey, "_crt", faulty)
+    with pytest.raises(CardKeyInvalid):
+        keys.card.apply_all([bytes(175) + bytes([n]) for n in (2, 3, 4)], entropy)
+    assert len(done) == 3
 
 
 @pytest.mark.parametrize("part", ["p", "q", "d_p", "d_q", "q_inverse"])
