@@ -41,9 +41,7 @@ class Field:
     clock: Clock
     _open_at_s: int = 0
     """When a card was last found open; a terminal selects twice within one tap, and is told the same."""
-    _row: FieldRow | None = None
-    """The opening as it was then. What leaves before the records is alike for all cards, so it may be a second old;
-    whatever is written is decided anew on what is stored."""
+    _card: bytes = b""
     _tap: Tap | None = None
     _offered: VirtualCard | None = None
     """Held until the next offer, so that the store has not to open its sealed cells again when the card is spent."""
@@ -53,20 +51,16 @@ class Field:
         now_s = self.clock.now_s()
         if self._open_at_s == now_s:
             return True
-        self._row = row = self.store.read(Key(FIELD, (SLOT,))).get(FIELD, SLOT)
+        row = self.store.read(Key(FIELD, (SLOT,))).get(FIELD, SLOT)
         is_open = row is not None and _is_open(row, now_s)
         self._open_at_s = now_s if is_open else 0
+        self._card = b"" if row is None else row.card
         return is_open
 
     def offer(self, tap: Tap) -> LoadedCard:
         """The opened card for this tap, with its next counter. Raises: NotOpen, SeePhone."""
-        self._open_at_s, now_s, row = 0, self.clock.now_s(), self._row
-        if row is None:
-            raise NotOpen
-        digest = row.card
-        card = self.store.read(Key(VIRTUAL_CARDS, (digest,))).get(VIRTUAL_CARDS, digest)
-        if card is None:
-            raise NotOpen
+        self._open_at_s, now_s, digest = 0, self.clock.now_s(), self._card
+        row, card = _opened(self.store.read(*_reads(digest)), digest)
         if _state_after(row, card, tap, now_s) == OpeningState.EXPECT_PIN:
             self._apply(digest, lambda rows: _ask(rows, digest, tap, now_s))
             raise SeePhone
@@ -148,8 +142,6 @@ def _ask(rows: Rows, digest: bytes, tap: Tap, now_s: int) -> Decision:
     """The phone is to show this tap and ask for the PIN."""
     row, card = _opened(rows, digest)
     state = _state_after(row, card, tap, now_s)
-    if state != OpeningState.EXPECT_PIN:
-        raise NotOpen  # the PIN was entered meanwhile: the next tap is answered
     # Time to look at the phone is given once: taps must not keep a card open.
     first = (row.state, state) == (OpeningState.OPEN, OpeningState.EXPECT_PIN)
     expires_at_s = now_s + OPEN_S if first else row.expires_at_s
