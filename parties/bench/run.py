@@ -63,10 +63,10 @@ QUICK: Final = Amount(
     taps=30, rounds=20, issuances=5, phases=3, commits=20, window=300, windows=3, sizes=(1_000, 10_000)
 )  # fmt: skip
 DEFAULT: Final = Amount(
-    taps=100, rounds=60, issuances=10, phases=8, commits=60, window=500, windows=7, sizes=(1_000, 10_000, 100_000)
+    taps=100, rounds=60, issuances=20, phases=8, commits=60, window=500, windows=7, sizes=(1_000, 10_000, 100_000)
 )  # fmt: skip
 LONG: Final = Amount(
-    taps=100, rounds=100, issuances=20, phases=10, commits=100, window=1_000, windows=9,
+    taps=100, rounds=100, issuances=40, phases=10, commits=100, window=1_000, windows=9,
     sizes=(1_000, 10_000, 100_000, 1_000_000),
 )  # fmt: skip
 

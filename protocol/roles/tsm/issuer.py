@@ -48,17 +48,22 @@ class EmvIssuer:
             uses=controls.uses, per_use_minor=controls.amount_per_use_minor, total_minor=controls.total_minor,
             verify_above_minor=self.verify_above_minor, channel=controls.channel.value,
         )  # fmt: skip
+        made: dict[int, EmvRecord] = {}
         return tuple(
             Card(
                 pan=data.pan, expires_at_s=expires_at_s, limit_minor=limit_minor, currency=currency, controls=said,
-                icc_certificate=data.certificate.signature, emv=_emv(data), k_ac=k_ac,
+                icc_certificate=data.certificate.signature, emv=_emv(data, made), k_ac=k_ac,
             )
             for data, k_ac in zip(cards, keys, strict=True)
         )  # fmt: skip
 
 
-def _emv(data: CardData) -> EmvData:
+def _emv(data: CardData, made: dict[int, EmvRecord]) -> EmvData:
+    """`made` has the records so far by the identity of what they are made from: cards share the issuer's."""
+    for record in data.records:
+        if id(record) not in made:
+            made[id(record)] = EmvRecord(sfi=record.sfi, number=record.number, data=record.data)
     return EmvData(
         application=data.aid, fci=data.fci, aip=data.aip, afl=data.afl,
-        records=tuple(EmvRecord(sfi=r.sfi, number=r.number, data=r.data) for r in data.records),
+        records=tuple(made[id(record)] for record in data.records),
     )  # fmt: skip
