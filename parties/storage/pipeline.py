@@ -12,7 +12,7 @@ import select
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import psycopg
 import sqlalchemy as sa
@@ -123,18 +123,18 @@ class PipelineTransaction:
         try:
             self._pg.pipeline_sync()
             for one in sent:
-                one.result = self._next()
+                one.result = self._next() or self._nothing()
                 if one.result.status not in _GOOD:
                     failed = failed or one
                     if one.name:
                         self._known.pop(one.text, None)
                 while self._next() is not None:
                     pass
-            end = self._next()
+            if (self._next() or self._nothing()).status != pq.ExecStatus.PIPELINE_SYNC:
+                self._nothing()
         except psycopg.Error as exc:
             raise self._lost(last, exc) from (None if failed is None else self._error(failed))
         if failed is None:
-            assert end is not None
             return
         error = self._error(failed)
         state = error.sqlstate or ""
@@ -154,6 +154,11 @@ class PipelineTransaction:
             self._pg.consume_input()
             unsent = self._pg.flush() if unsent else 0
         return self._pg.get_result()
+
+    @staticmethod
+    def _nothing() -> NoReturn:
+        """There is no result where one must be. Raises: psycopg.Error."""
+        raise psycopg.OperationalError("the connection ended")
 
     def _error(self, failed: _Sent) -> psycopg.Error:
         return error_from_result(failed.result, encoding=self._encoding)

@@ -89,7 +89,9 @@ def _subclass(table: Table[Any], columns: tuple[str, ...], opener: Opener) -> ty
         return None
 
     def alter(self: Any, **changes: Value) -> Any:
-        if changes.keys() & key or not changes.keys() <= names:  # cells are bound to the key; other names are refused
+        stored = getattr(self, _STORED, None)
+        # A row that was made from all its values has no cells; cells are bound to the key; other names are refused.
+        if stored is None or changes.keys() & key or not changes.keys() <= names:
             return dataclasses.replace(self, **changes)
         row: Any = object.__new__(kind)
         put = object.__setattr__
@@ -98,7 +100,7 @@ def _subclass(table: Table[Any], columns: tuple[str, ...], opener: Opener) -> ty
                 put(row, column, changes[column])
             elif column not in places or closed(self, column) is None:
                 put(row, column, slot.__get__(self, plain))
-        put(row, _STORED, getattr(self, _STORED))
+        put(row, _STORED, stored)
         return row
 
     attributes = {

@@ -199,7 +199,7 @@ def test_the_database_is_killed_and_restarted_under_load_and_every_request_gets_
             enough.set()
         for one in asking:
             one.result(20)
-        assert {row.digest for row in town.rows("bank-a", REQUESTS)} - before == {wire.digest for wire in answered}
+        assert {wire.digest for wire in answered} <= {row.digest for row in town.rows("bank-a", REQUESTS)} - before
         for wire, answer in list(answered.items())[::7]:
             assert lines[0].call("bank-a", "Bank.Challenge", wire) == answer
     assert {refused.status for refused in unavailable} == {"UNAVAILABLE"}

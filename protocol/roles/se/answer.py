@@ -29,7 +29,7 @@ from protocol.roles.se.credit import (
 from protocol.roles.se.party import SeStep
 from protocol.roles.se.service import ACTIVATE_CARDS, expect_same, open_by_tsm, service_of
 from protocol.roles.se.tables import GRANTS, RECREDITS, SERVICE_KEYS, VIRTUAL_CARDS, Grant, Recredit, ServiceKeys
-from protocol.rows import Decision, Delete, Insert, Key, Read, Rows, Update, Where, Write
+from protocol.rows import Decision, Delete, Insert, Key, Read, Rows, Update, Where, Write, changed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +129,7 @@ class OpenServiceStep(SeStep[SeOpenService, Answered]):
         assert service is not None
         if facts.under is None:
             expect_same(service, facts.service)
-            after = replace(service, pending="")
+            after = changed(service, pending="")
         else:
             expect_sealed(rows, facts.under)
             after = service
@@ -162,6 +162,6 @@ def _following(rows: Rows, facts: Answered, after: ServiceKeys) -> Iterator[Writ
         yield Update(GRANTS, replace(facts.ended, state="CLOSED"))
     for card in rows.find(VIRTUAL_CARDS, "tid", after.tid):
         if facts.activated and card.state == "ISSUED":
-            yield Update(VIRTUAL_CARDS, replace(card, state="ACTIVE"))
+            yield Update(VIRTUAL_CARDS, changed(card, state="ACTIVE"))
         elif facts.ended is not None and (after.state == "CLOSED" or card.sid_digest == facts.ended.sid_digest):
-            yield Update(VIRTUAL_CARDS, replace(card, state="CLOSED"))
+            yield Update(VIRTUAL_CARDS, changed(card, state="CLOSED"))

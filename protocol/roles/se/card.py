@@ -34,7 +34,7 @@ from protocol.roles.se.tables import (
     ServiceKeys,
     VirtualCard,
 )
-from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where
+from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where, changed
 
 ISSUE_CARDS = "issue-cards"
 ISSUE_S = 24 * 3600
@@ -242,6 +242,6 @@ class InstallCardsStep(SeStep[SeInstallCards, Installing]):
             for blank, card in zip(blanks, facts.issued.cards, strict=True)
         )  # fmt: skip
         digest = Wire(cose=facts.request, session=facts.batch).digest
-        asked = replace(service, pending=ACTIVATE_CARDS, digest=digest)
+        asked = changed(service, pending=ACTIVATE_CARDS, digest=digest)
         reply = SealedRequest(cose=facts.request, session=facts.batch, handle=service.tid)
         return Decision(writes=(Update(SERVICE_KEYS, asked), *filled), reply=reply)

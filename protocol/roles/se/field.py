@@ -25,7 +25,7 @@ from protocol.messages.se import OpeningState
 from protocol.ports import Clock
 from protocol.roles.se.opening import OPEN_S, SLOT, is_usable
 from protocol.roles.se.tables import FIELD, VIRTUAL_CARDS, FieldRow, VirtualCard
-from protocol.rows import Conflict, Decision, Key, Read, Rows, Store, Unit, Update
+from protocol.rows import Conflict, Decision, Key, Read, Rows, Store, Unit, Update, changed
 
 _ATTEMPTS: Final = 3
 _UNBOUND: Final = (OpeningState.OPEN, OpeningState.EXPECT_PIN)
@@ -154,7 +154,7 @@ def _spend(rows: Rows, digest: bytes, offered: LoadedCard, tap: Tap, now_s: int)
     if state != OpeningState.TAPPED or (row.opening, card.atc + 1) != (offered.opening, offered.atc):
         raise NotOpen  # another opening, or another reader was faster
     used = card.used if row.read else card.used + 1
-    spent = replace(card, atc=offered.atc, used=used, state="SPENT" if used >= card.uses else card.state)
+    spent = changed(card, atc=offered.atc, used=used, state="SPENT" if used >= card.uses else card.state)
     after = _after(row, tap, state, expires_at_s=row.expires_at_s, read=True)
     return Decision(writes=(Update(FIELD, after), Update(VIRTUAL_CARDS, spent)))
 

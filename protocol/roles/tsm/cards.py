@@ -47,7 +47,7 @@ from protocol.roles.tsm.tables import (
     Service,
     TidEntry,
 )
-from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where
+from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where, changed
 from protocol.types import MAX_CARDS, NONCE_BYTES, Role
 
 
@@ -336,7 +336,7 @@ class ActivateCardsStep(Step[Activating]):
         expect_running(service, grants, now_s)
         for card in cards:  # the account may have been closed in between, and its cards with it
             expect_state(card.state, "EXPECT_ACTIVATION")
-        activated = tuple(Update(CARDS, replace(card, state="ACTIVE")) for card in cards)
+        activated = tuple(Update(CARDS, changed(card, state="ACTIVE")) for card in cards)
         done = Update(CARD_SESSIONS, replace(session, state="DONE"))
         reply = CardsActive(tid=session.tid, n_t=session.n_t, number=len(cards), recredit=facts.recredit)
         return Decision(writes=(done, *activated), reply=reply)

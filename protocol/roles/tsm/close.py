@@ -15,7 +15,7 @@ from protocol.roles.party import expect_state
 from protocol.roles.tsm.party import Tsm
 from protocol.roles.tsm.release import RELEASE_RPC, open_released, sealed_release
 from protocol.roles.tsm.tables import CARDS, SERVICES, TID_LIST, Service, TidEntry
-from protocol.rows import Decision, Key, Read, Rows, Update, Where
+from protocol.rows import Decision, Key, Read, Rows, Update, Where, changed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ class CloseAccountStep(AskingStep[Closing]):
         assert entry is not None
         expect_state(entry.state, "ACTIVE", "EXPECT_RELEASE")
         ended = tuple(
-            Update(CARDS, replace(card, state="CLOSED")) for card in rows.find(CARDS, "sid_digest", entry.sid_digest)
+            Update(CARDS, changed(card, state="CLOSED")) for card in rows.find(CARDS, "sid_digest", entry.sid_digest)
         )
         closing = Update(TID_LIST, replace(entry, state="EXPECT_RELEASE", asked_at_s=now_s))
         return Decision(writes=(closing, *ended))

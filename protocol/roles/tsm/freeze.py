@@ -25,7 +25,7 @@ from protocol.roles.tsm.tables import (
     ServiceStop,
     TidEntry,
 )
-from protocol.rows import Decision, Insert, Key, Read, Rows, Store, Unit, Update, Where, Write
+from protocol.rows import Decision, Insert, Key, Read, Rows, Store, Unit, Update, Where, Write, changed
 from protocol.types import HANDLE_BYTES
 
 _RUNNING: Final = ""
@@ -72,7 +72,7 @@ def delete(tid: str, grants: Iterable[bytes], reason: StopReason, now_s: int, en
     def decide(rows: Rows) -> Decision:
         service = _service(rows, tid, _RUNNING, StopKind.FROZEN.value)
         cards = tuple(
-            Update(CARDS, replace(card, state="CLOSED"))
+            Update(CARDS, changed(card, state="CLOSED"))
             for where in under
             for card in rows.find(CARDS, "sid_digest", where.value)
         )
@@ -117,7 +117,7 @@ def _service(rows: Rows, tid: str, *stops: str) -> Service:
 
 
 def _stopped(service: Service, stop: str, writes: tuple[Write, ...]) -> Decision:
-    after = replace(service, stop=stop)
+    after = changed(service, stop=stop)
     return Decision(writes=(Update(SERVICES, after), *writes), reply=after)
 
 

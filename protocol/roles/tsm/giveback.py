@@ -27,7 +27,7 @@ from protocol.roles.tsm.tables import (
     Terminal,
 )
 from protocol.roles.tsm.terminal_request import open_request
-from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Write
+from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Write, changed
 
 
 def purchase_of(ctx: Context, merchant: str, sale: bytes) -> Purchase | None:
@@ -56,7 +56,7 @@ def give_back(
     """The amount is the account's again, and the card's total; its uses are not: a card that was read stays used."""
     card = rows.get(CARDS, purchase.pan_ref)
     assert card is not None
-    writes: list[Write] = [Update(CARDS, replace(card, spent_minor=card.spent_minor - amount_minor))]
+    writes: list[Write] = [Update(CARDS, changed(card, spent_minor=card.spent_minor - amount_minor))]
     for sid_digest, part_minor in give_back_from(purchase, second, amount_minor):
         grant = rows.get(TID_LIST, sid_digest)
         assert grant is not None

@@ -40,7 +40,7 @@ from protocol.roles.tsm.freeze import expect_running
 from protocol.roles.tsm.party import Tsm
 from protocol.roles.tsm.passes import PassCheck
 from protocol.roles.tsm.tables import SERVICES, TID_LIST, Service, TidEntry
-from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where, Write
+from protocol.rows import Decision, Insert, Key, Read, Rows, Update, Where, Write, changed
 from protocol.schema import Identifier, Nonce, PublicKeyBytes, Record, SharedKey, TimeS
 from protocol.types import NONCE_BYTES, Role
 
@@ -337,7 +337,7 @@ class ProveCreditStep(AskingStep[Proving]):
         if known is None:
             return Insert(SERVICES, service)
         maximum_minor = maximum_minor or known.maximum_minor
-        return Update(SERVICES, replace(service, maximum_minor=maximum_minor, state=known.state, stop=known.stop))
+        return Update(SERVICES, changed(service, maximum_minor=maximum_minor, state=known.state, stop=known.stop))
 
     def seal(self, facts: Proving, reply: ServiceAccount, stamp: Stamp, ctx: Context) -> Wire:
         signed = envelope.sign(self._tsm.keys.signer, reply, audience=reply.tid, stamp=stamp, request_digest=ctx.digest)

@@ -77,6 +77,16 @@ def test_a_new_key_opens_the_cells_under_the_old_one(rows, opener):
     assert after == Row(name=b"m", balance=1, secret=b"cba", other=b"zyx")
 
 
+def test_a_row_that_was_replaced_whole_can_be_changed_again(rows):
+    """As a unit does with what its neighbor in the batch wrote."""
+    before = make(rows)
+    replaced = dataclasses.replace(before, balance=2)
+    after = changed(replaced, balance=3)
+    assert after == changed(changed(before, balance=2), balance=3)
+    assert after == Row(name=b"n", balance=3, secret=b"cba", other=b"zyx")
+    assert rows.differing(before, after) == ("balance",)
+
+
 def test_an_unknown_column_is_a_fault(rows):
     with pytest.raises(TypeError):
         changed(make(rows), nothing=1)
