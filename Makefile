@@ -37,7 +37,7 @@ test: $(READY)  ## all tests with coverage, and the bounds on it
 proto: $(READY)  ## generate stubs, CDDL, error codes and spec map anew
 	$(BIN)/python -m parties.contract
 
-bench: $(READY)  ## measure a tap and the issuing of cards on this machine
+bench: $(READY)  ## measure purchases, taps, cards and registrations on this machine
 	$(BIN)/tapveil bench
 
 interop-deps:  ## install the programs that the interop tests drive (as root)
