@@ -33,6 +33,7 @@ from parties.server.health import (
     write_check,
 )
 from parties.server.logs import configure_logs, log
+from parties.server.process import MAX_WORKERS, stopping
 from parties.server.rates import Rates
 from parties.server.sampling import looks_of
 from parties.server.service import Edge, PartyServer
@@ -40,7 +41,6 @@ from parties.server.stops import StopFetcher
 from parties.settings import Settings, load_settings
 from parties.storage.roles import TABLES
 from parties.storage.store import DatabaseStore
-from parties.workers import MAX_WORKERS, serve_with_workers, stopping
 from protocol.card.profile import Channel
 from protocol.contract import FIELD
 from protocol.engine import OUTBOX, Engine
@@ -118,14 +118,11 @@ class VirtualReader:
             return False
 
 
-def serve(path: Path, role: Role, *, reader: VirtualReader | None = None, workers: int = 1) -> None:
+def serve(path: Path, role: Role, *, reader: VirtualReader | None = None) -> None:
     """Run until SIGTERM or SIGINT, then drain. Prints one JSON line when it is ready.
 
-    Raises: SettingsInvalid, KeystoreLocked, StorageFault, PortInUse, Unavailable if a worker does not start.
+    Raises: SettingsInvalid, KeystoreLocked, StorageFault, PortInUse.
     """
-    if workers != 1:
-        serve_with_workers(path, role, workers)
-        return
     configure_logs()
     if reader is not None and role is not Role.SE:
         raise SettingsInvalid("only an SE has a card to put into a virtual reader: leave --vpcd out")

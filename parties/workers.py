@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -23,13 +22,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from parties.server.logs import configure_logs, log
+from parties.server.process import MAX_WORKERS, stopping
 from parties.settings import Settings, load_settings
 from parties.storage.database import is_postgresql
 from parties.storage.version import check_version
 from protocol.errors import PortInUse, ProtocolError, SettingsInvalid, Unavailable
 from protocol.types import Role
 
-MAX_WORKERS: Final = 64
 START_S: Final = 30.0
 DRAIN_S: Final = 13.0
 """A little longer than a worker takes at most to finish what is under way."""
@@ -75,19 +74,6 @@ def serve_with_workers(path: Path, role: Role, workers: int) -> None:
                 crew.keep(stop)
         finally:
             crew.drain()
-
-
-@contextlib.contextmanager
-def stopping() -> Iterator[threading.Event]:
-    """What SIGTERM and SIGINT set. Afterwards they do nothing."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _signum, _frame: stop.set())
-    try:
-        yield stop
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)  # it is ending: a second one must not turn that into a crash
 
 
 @contextlib.contextmanager

@@ -39,6 +39,7 @@ _REFUSALS: Final = (
     x509.DuplicateExtension,
     x509.ExtensionNotFound,
     x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
 )
 """What is raised for certificates that can't be read, or that don't fit together."""
 _OF_A_BANK: Final = frozenset({Role.USER, Role.OFFICER})

@@ -75,13 +75,18 @@ def serve(role: str, settings: Path, vpcd: str | None, contact: bool, workers: i
     from parties.serve import serve as run
     from protocol.card.profile import Channel
 
-    if vpcd is None:
-        if contact:
-            raise click.UsageError("--contact goes with --vpcd")
-        run(settings, Role(role), workers=workers)
-        return
-    if workers != 1:
+    if vpcd is not None and workers != 1:
         raise click.UsageError("--workers does not go with --vpcd")
+    if vpcd is None and contact:
+        raise click.UsageError("--contact goes with --vpcd")
+    if workers != 1:
+        from parties.workers import serve_with_workers
+
+        serve_with_workers(settings, Role(role), workers)
+        return
+    if vpcd is None:
+        run(settings, Role(role))
+        return
     reader = VirtualReader(address=vpcd, channel=Channel.CONTACT if contact else Channel.CONTACTLESS)
     if not reader.is_near:
         click.echo("tapveil: warning: vpcd knows no authentication; keep it on this machine", err=True)

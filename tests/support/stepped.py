@@ -14,8 +14,8 @@ from support.ruin import SteppedClock
 from parties import serve
 from parties.assembly.common import Opened
 from parties.server.logs import configure_logs
+from parties.server.process import stopping
 from parties.settings import load_settings
-from parties.workers import stopping
 from protocol.types import Role
 
 

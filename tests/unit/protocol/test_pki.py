@@ -390,6 +390,14 @@ def test_a_changed_byte_is_refused_or_outside_what_is_signed(which: str, positio
         assert replace(identity, certificate=original) == same
 
 
+@pytest.mark.parametrize("kind", [0xA3, 0xA5], ids=["x400Address", "ediPartyName"])
+def test_a_name_of_a_kind_that_nobody_reads(kind: int) -> None:
+    name = bytes([0x82, len("user-1")]) + b"user-1"  # dNSName
+    assert name in USER
+    with pytest.raises(CertificateInvalid):
+        _verify(USER.replace(name, bytes([kind]) + name[1:]), chain=[BANK_A.certificate])
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
