@@ -49,6 +49,17 @@ def test_with_and_without_the_claim(scene: Scene) -> None:
         scene.verify(bundle).require()
 
 
+def test_the_sign_on_is_that_of_the_key_which_signed_the_purchase(scene: Scene) -> None:
+    """Kept by their digests, so that either may come first."""
+    scene.stall.sign_on()
+    phone, tid = shopper(scene.world, "phone-2", number=1)
+    scene.sales.append(pay(scene.stall, phone, tid))
+    bundles = [scene.of_tsm(number, with_claim=False) for number in (0, 1)]
+    assert len({bundle.purchase[0].sign_on for bundle in bundles}) == 2
+    for bundle in bundles:
+        scene.verify(bundle).require()
+
+
 def test_a_purchase_that_no_claim_has_yet(scene: Scene) -> None:
     phone, tid = shopper(scene.world, "phone-2", number=1)
     scene.sales.append(pay(scene.stall, phone, tid))
