@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -24,6 +24,9 @@ from protocol.errors import ProtocolError, SettingsInvalid
 from protocol.pki import Use
 from protocol.roles.party import PartyKeys
 from protocol.types import Role
+
+if TYPE_CHECKING:
+    from protocol.roles.se.working import WorkingMemory
 
 KEY_NAMES: Final = {Use.SIGN: "sign", Use.SEAL: "seal", Use.TLS: "tls", Use.ISSUE: "issue"}
 
@@ -114,6 +117,13 @@ class Opened:
     def keys(self) -> PartyKeys:
         """Signing and sealing key."""
         return PartyKeys(name=self.settings.name, sign=self.key(Use.SIGN), seal=self.key(Use.SEAL))
+
+    @cached_property
+    def working(self) -> WorkingMemory:
+        """What a secure element has at hand of its open card."""
+        from protocol.roles.se.working import WorkingMemory  # no other role needs it
+
+        return WorkingMemory()
 
     @property
     def root_pem(self) -> bytes:

@@ -153,6 +153,7 @@ def build_se(opened: Opened) -> SecureElement:
         name=settings.name, key=opened.key(Use.SIGN), wallet_key=opened.directory_key(wallet_file, Use.SIGN),
         root=opened.directory.root, directory=opened.directory, platform=phone,
         card_keys=CardKeyPool(_keys_ahead(settings)), pins=PinHashes(), emv_ca=read_ca_keys(settings.pki),
+        working=opened.working,
     )  # fmt: skip
 
 
@@ -166,7 +167,7 @@ def _keys_ahead(settings: Settings) -> int:
 
 def build_applet(opened: Opened, store: Store, channel: Channel) -> Applet:
     """The card of an SE, for one stay in a reader."""
-    return Applet(Field(store=store, clock=opened.clock), opened.entropy, channel=channel)
+    return Applet(Field(store=store, clock=opened.clock, working=opened.working), opened.entropy, channel=channel)
 
 
 def _phone_reference(opened: Opened) -> ReferenceValues | None:

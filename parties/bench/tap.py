@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from parties.assembly.roles import build_applet
 from parties.bench.air import air_time_s
 from parties.bench.town import PHONE, Town, settle
 from parties.emv_files import read_ca_keys
@@ -18,7 +19,6 @@ from protocol.card.outcome import Kind
 from protocol.card.profile import Channel
 from protocol.card.terminal import Sale, Terminal
 from protocol.messages.se import SeOpenCard, SeOpening
-from protocol.roles.se.field import Field
 
 AMOUNT_MINOR: Final = 5_000
 
@@ -54,7 +54,7 @@ def measure_taps(town: Town, tid: str, taps: int, progress: Callable[[], None]) 
     for _ in range(taps):
         progress()
         town.run(wallet.command("OpenCard", SeOpenCard(tid=tid, ceiling_minor=AMOUNT_MINOR), SeOpening))
-        applet = Applet(Field(store=phone.store, clock=clock), entropy, channel=Channel.CONTACTLESS)
+        applet = build_applet(phone.opened, phone.store, Channel.CONTACTLESS)
         sizes, spent_ns = [], 0
 
         def transmit(command: bytes, applet: Applet = applet) -> bytes:

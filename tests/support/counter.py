@@ -68,7 +68,7 @@ def verify_pin(world: World, phone: Phone, shown: Opening, pin: str = PIN) -> Op
 
 def applet_of(world: World, phone: Phone, channel: Channel = Channel.CONTACTLESS) -> Applet:
     """The phone in the field: its applet over what its SE keeps."""
-    holder = Field(store=phone.party.store, clock=world.clock)
+    holder = Field(store=phone.party.store, clock=world.clock, working=phone.party.value.working)
     return Applet(holder, world.entropy, channel=channel)
 
 

@@ -63,7 +63,7 @@ class Pocket:
     # --- the field -------------------------------------------------------------------------------------------------
     def field(self, store: Any = None) -> Field:
         """A new link to a reader."""
-        return Field(store=store or self.party.store, clock=self.world.clock)
+        return Field(store=store or self.party.store, clock=self.world.clock, working=self.party.value.working)
 
     def tap(self, amount_minor: int, **changes: Any) -> Tap:
         tap = Tap(

@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from protocol.card.afl import by_place
-from protocol.card.rsa import PrivateKey as CardPrivateKey
 from protocol.card.tap import LoadedCard, NotOpen, SeePhone, Tap
 from protocol.crypto import sha256
-from protocol.messages.card import EmvData
 from protocol.messages.merchant import MERCHANT, TERMINAL
 from protocol.messages.pay import MAX_ATC
 from protocol.messages.se import OpeningState
 from protocol.ports import Clock
 from protocol.roles.se.opening import OPEN_S, SLOT, is_usable
 from protocol.roles.se.tables import FIELD, VIRTUAL_CARDS, FieldRow, VirtualCard
+from protocol.roles.se.working import WorkingMemory
 from protocol.rows import Conflict, Decision, Key, Read, Rows, Store, Unit, Update, changed
 
 _ATTEMPTS: Final = 3
@@ -39,6 +37,8 @@ class Field:
 
     store: Store
     clock: Clock
+    working: WorkingMemory = field(default_factory=WorkingMemory)
+    """The secure element's, where OpenCard leaves the card."""
     _open_at_s: int = 0
     """When a card was last found open; a terminal selects twice within one tap, and is told the same."""
     _card: bytes = b""
@@ -55,6 +55,8 @@ class Field:
         is_open = row is not None and _is_open(row, now_s)
         self._open_at_s = now_s if is_open else 0
         self._card = b"" if row is None else row.card
+        if not is_open:
+            self.working.forget()
         return is_open
 
     def offer(self, tap: Tap) -> LoadedCard:
@@ -65,7 +67,7 @@ class Field:
             self._apply(digest, lambda rows: _ask(rows, digest, tap, now_s))
             raise SeePhone
         self._tap, self._offered = tap, card
-        return _load(row, card)
+        return self._load(row, card)
 
     def spend(self, card: LoadedCard) -> None:
         """The records are about to be read. Raises: NotOpen when the opening or the card is not as it was offered."""
@@ -73,6 +75,15 @@ class Field:
         if tap is None:
             raise NotOpen
         self._apply(digest, lambda rows: _spend(rows, digest, card, tap, now_s))
+        self.working.forget()
+
+    def _load(self, row: FieldRow, card: VirtualCard) -> LoadedCard:
+        parts = self.working.parts(card)
+        return LoadedCard(
+            aid=parts.emv.application, aip=parts.emv.aip, afl=parts.emv.afl, records=parts.records, key=parts.key,
+            k_ac=parts.k_ac, atc=card.atc + 1, opening=row.opening, device_verified=row.verified,
+            retry=row.state == OpeningState.TAPPED,
+        )  # fmt: skip
 
     def _apply(self, card: bytes, decide: Callable[[Rows], Decision]) -> None:
         unit = Unit(_reads(card), decide)
@@ -157,13 +168,3 @@ def _spend(rows: Rows, digest: bytes, offered: LoadedCard, tap: Tap, now_s: int)
     spent = changed(card, atc=offered.atc, used=used, state="SPENT" if used >= card.uses else card.state)
     after = _after(row, tap, state, expires_at_s=row.expires_at_s, read=True)
     return Decision(writes=(Update(FIELD, after), Update(VIRTUAL_CARDS, spent)))
-
-
-def _load(row: FieldRow, card: VirtualCard) -> LoadedCard:
-    emv = EmvData.from_bytes(card.records)
-    return LoadedCard(
-        aid=emv.application, aip=emv.aip, afl=emv.afl,
-        records=by_place(emv.records),
-        key=CardPrivateKey.from_bytes(card.card_key), k_ac=card.k_ac, atc=card.atc + 1, opening=row.opening,
-        device_verified=row.verified, retry=row.state == OpeningState.TAPPED,
-    )  # fmt: skip

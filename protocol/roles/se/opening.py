@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from protocol.card.cvr import OPENING_BYTES
 from protocol.engine import Context, Incoming
+from protocol.envelope import Stamp, Wire
 from protocol.errors import NoCard, PaymentClosed, ProtocolError, WrongState
 from protocol.messages.se import Opening, OpeningState, SeOpenCard, SeOpening
 from protocol.ports import Entropy
@@ -13,6 +14,7 @@ from protocol.roles.se.party import SeStep, expect_open
 from protocol.roles.se.service import service_of
 from protocol.roles.se.tables import FIELD, GRANTS, OWNERS, VIRTUAL_CARDS, FieldRow, Owner, ServiceKeys, VirtualCard
 from protocol.rows import Decision, Delete, Insert, Key, Read, Rows, Update, Where, Write
+from protocol.schema import Message
 
 SLOT = "nfc"
 """A phone has one NFC field, and so one opening at a time."""
@@ -105,6 +107,21 @@ class OpenCardStep(SeStep[SeOpenCard, OpeningCard]):
         )  # fmt: skip
         write: Write = Insert(FIELD, row) if old is None else Update(FIELD, row)
         return Decision(writes=(write, *used_up), reply=SeOpening(opening=opening_of(row, now_s)))
+
+    def seal(self, facts: OpeningCard, reply: Message, stamp: Stamp, ctx: Context) -> Wire:
+        self._take_out(ctx)
+        return super().seal(facts, reply, stamp, ctx)
+
+    def _take_out(self, ctx: Context) -> None:
+        """The opened card goes into working memory, ahead of the tap."""
+        row = ctx.read(Key(FIELD, (SLOT,))).get(FIELD, SLOT)
+        card = None
+        if row is not None and row.state == OpeningState.OPEN:
+            card = ctx.read(Key(VIRTUAL_CARDS, (row.card,))).get(VIRTUAL_CARDS, row.card)
+        if card is None:
+            self._se.working.forget()
+        else:
+            self._se.working.hold(card)
 
 
 def expect_unchanged(owner: Owner, pcr10: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from protocol import envelope
@@ -19,6 +19,7 @@ from protocol.pki import Directory, Identity
 from protocol.ports import Entropy
 from protocol.roles.party import alone, expect_state, known_party
 from protocol.roles.se.tables import OWNERS, Owner
+from protocol.roles.se.working import WorkingMemory
 from protocol.rows import Key, Rows
 from protocol.schema import Message
 from protocol.types import Purpose, Role
@@ -94,6 +95,7 @@ class SecureElement:
     pins: PinHash
     emv_ca: tuple[CaKey, ...]
     """The EMV certification authorities whose cards this SE takes."""
+    working: WorkingMemory = field(default_factory=WorkingMemory)
 
     @property
     def signer(self) -> Signer:
