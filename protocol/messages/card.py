@@ -23,11 +23,12 @@ from protocol.schema import (
     TimeS,
     Uint,
 )
-from protocol.types import MAX_CARDS
+from protocol.types import MAX_CARDS, NONCE_BYTES
 
 PAN = Text(19, "[0-9]{19}")
 MAX_OFFER_BYTES: Final = 4096
-MODULUS = Bytes(176, 176)
+MODULUS_BYTES: Final = 176
+MODULUS = Bytes(MODULUS_BYTES, MODULUS_BYTES)
 """A 1408-bit RSA modulus."""
 
 
@@ -71,6 +72,30 @@ class CardKey(Record):
     modulus: Annotated[bytes, MODULUS]
     salt: Nonce
     possession: Annotated[bytes, MODULUS]
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> CardKey:
+        """What the base class gives. Each part has one size, so that all keys look alike but for their values."""
+        values, at = {}, 0
+        for head, name, size in _key_layout():
+            start, end = at + len(head), at + len(head) + size
+            if data[at:start] != head:
+                break
+            values[name], at = data[start:end], end
+        if at != len(data) or len(values) != len(_key_layout()):
+            return super(CardKey, cls).from_bytes(data)  # which says what is wrong
+        return cls(**values)
+
+
+@lru_cache(maxsize=1)
+def _key_layout() -> tuple[tuple[bytes, str, int], ...]:
+    """What stands before each value of a CardKey, its name, and its length."""
+    sample = CardKey(modulus=bytes(MODULUS_BYTES), salt=bytes(NONCE_BYTES), possession=bytes(MODULUS_BYTES))
+    rest, layout = sample.to_bytes(), []
+    for name, value in sorted(sample.plain().items(), key=lambda item: codec.encode(item[0])):
+        head, _, rest = rest.partition(value)
+        layout.append((head, name, len(value)))
+    return tuple(layout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Callable
 
-from protocol.messages.card import Card, CardsIssued, Controls, EmvData, EmvRecord
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.errors import ProtocolError
+from protocol.messages.card import Card, CardKey, CardsIssued, Controls, EmvData, EmvRecord
 from protocol.schema import Record
 
 
@@ -35,3 +40,26 @@ def test_cards_with_many_records_are_too(records: int) -> None:
     few = tuple(card(n, records=count) for n, count in enumerate((records, 1)))
     message = CardsIssued(tid="tid-1", n_u=b"u" * 32, n_t=b"t" * 32, cards=few)
     assert message.to_bytes() == Record.to_bytes(message)
+
+
+@given(
+    st.binary(min_size=176, max_size=176), st.binary(min_size=32, max_size=32), st.binary(min_size=176, max_size=176)
+)
+def test_a_card_key_is_read_back(modulus: bytes, salt: bytes, possession: bytes) -> None:
+    key = CardKey(modulus=modulus, salt=salt, possession=possession)
+    assert CardKey.from_bytes(key.to_bytes()) == key
+
+
+@given(st.integers(0, 2**16), st.integers(1, 255), st.integers(-3, 3))
+def test_a_card_key_is_read_as_the_base_class_reads_it(position: int, mask: int, length: int) -> None:
+    data = bytearray(CardKey(modulus=bytes(176), salt=bytes(32), possession=bytes(176)).to_bytes())
+    data[position % len(data)] ^= mask
+    altered = bytes(data[:length] if length < 0 else data + bytes(length))
+
+    def read(how: Callable[[bytes], CardKey]) -> CardKey | str:
+        try:
+            return how(altered)
+        except ProtocolError as refusal:
+            return refusal.code
+
+    assert read(CardKey.from_bytes) == read(super(CardKey, CardKey).from_bytes)
