@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Final
 
 from protocol import codec
@@ -33,6 +34,7 @@ _ISS, _AUD, _EXP, _IAT, _CTI = 1, 3, 4, 6, 7
 _LABELS: Final = (_ISS, _AUD, _EXP, _IAT, _CTI)
 _AT_EXP, _AT_IAT, _AT_CTI = (codec.encode(label) for label in _LABELS[2:])
 _LABEL_SET: Final = frozenset(_LABELS)
+_claims_of: Final = itemgetter(*_LABELS)
 _SIGNATURE1: Final = b"\x84" + codec.encode("Signature1")
 """How the signed array of four begins (RFC 9052 §4.4)."""
 _MAX_TIME: Final = 1 << 40
@@ -60,13 +62,13 @@ class Claims:
         """Raises: Malformed."""
         if type(plain) is not dict or plain.keys() != _LABEL_SET:
             raise Malformed("claims are not exactly iss, aud, exp, iat, cti")
-        issuer, audience, expires_at_s, issued_at_s, nonce = (plain[label] for label in _LABELS)
-        for name in (issuer, audience):
-            if type(name) is not str or len(name) > MAX_IDENTIFIER:
-                raise Malformed("iss or aud is not an identifier")
-        for time_s in (expires_at_s, issued_at_s):
-            if type(time_s) is not int or not 0 <= time_s < _MAX_TIME:
-                raise Malformed("exp or iat is not a time")
+        issuer, audience, expires_at_s, issued_at_s, nonce = _claims_of(plain)
+        if not (type(issuer) is str is type(audience) and max(len(issuer), len(audience)) <= MAX_IDENTIFIER):
+            raise Malformed("iss or aud is not an identifier")
+        if not (type(expires_at_s) is int is type(issued_at_s)):
+            raise Malformed("exp or iat is not a time")
+        if not (0 <= expires_at_s < _MAX_TIME and 0 <= issued_at_s < _MAX_TIME):
+            raise Malformed("exp or iat is not a time")
         if type(nonce) is not bytes or len(nonce) != CTI_BYTES:
             raise Malformed("cti is not 16 bytes")
         return cls(
@@ -259,7 +261,8 @@ def _parts(data: bytes, tag: bytes, length: int, max_bytes: int) -> list[Any]:
     parts = codec.read(data[1:], max_bytes=max_bytes)
     if type(parts) is not list or len(parts) != length:
         raise Malformed("not a COSE array of this form")
-    if type(parts[1]) is not dict or {*map(type, parts[:1]), *map(type, parts[2:])} != {bytes}:
+    first, unprotected, *rest = map(type, parts)
+    if unprotected is not dict or first is not bytes or rest.count(bytes) != len(rest):
         raise Malformed("COSE parts are not byte strings")
     return parts
 
