@@ -6,6 +6,7 @@ A `Sign1` is parsed but not believed; only `verify` turns it into a `Verified`.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
@@ -35,6 +36,12 @@ _LABELS: Final = (_ISS, _AUD, _EXP, _IAT, _CTI)
 _AT_EXP, _AT_IAT, _AT_CTI = (codec.encode(label) for label in _LABELS[2:])
 _LABEL_SET: Final = frozenset(_LABELS)
 _claims_of: Final = itemgetter(*_LABELS)
+_TAIL: Final = struct.Struct(f">2sI2sI2s{CTI_BYTES}s")
+"""How a header ends: exp and iat as numbers of four bytes, cti; each behind its label and the head of its value."""
+_TAIL_BYTES: Final = _TAIL.size
+_TAIL_HEADS: Final = (_AT_EXP + b"\x1a", _AT_IAT + b"\x1a", _AT_CTI + codec.byte_string(bytes(CTI_BYTES))[:1])
+_LONG_FORM: Final = 1 << 16
+"""Lower numbers have a shorter form."""
 _SIGNATURE1: Final = b"\x84" + codec.encode("Signature1")
 """How the signed array of four begins (RFC 9052 §4.4)."""
 _MAX_TIME: Final = 1 << 40
@@ -163,13 +170,7 @@ def parse_sign1(data: bytes, *, max_bytes: int) -> Sign1:
         raise Malformed("unprotected header is not empty")
     if _sign1(protected, payload, signature) != data[1:]:
         raise Malformed("not the deterministic encoding")
-    header = _labeled(codec.read(protected, max_bytes=_MAX_HEADER), {_ALG, _CONTENT_TYPE, _KID, _CLAIMS})
-    name, kid = _name(header[_CONTENT_TYPE]), header[_KID]
-    if type(kid) is not bytes:
-        raise Malformed("kid is not a byte string")
-    claims = Claims.parse(header[_CLAIMS])
-    if _protected(name, kid, claims) != protected:  # which is strict: no other header says the same
-        raise Malformed("alg is not the suite's, or the header is not in the deterministic encoding")
+    name, kid, claims = _header_parts(protected)
     return Sign1(
         name=name,
         kid=kid,
@@ -179,6 +180,39 @@ def parse_sign1(data: bytes, *, max_bytes: int) -> Sign1:
         signature=signature,
         wire=data,
     )
+
+
+def _header_parts(protected: bytes) -> tuple[str, bytes, Claims]:
+    """Message name, `kid` and claims of a protected header. Raises: Malformed, WrongMessage, Oversize.
+
+    A sender's headers to one receiver differ in their last bytes only, times and nonce, as every encoder must put them.
+    What stands before is looked at once. A header that ends otherwise is looked at whole.
+    """
+    at = len(protected) - _TAIL_BYTES
+    at_exp, until, at_iat, since, at_cti, nonce = _TAIL.unpack(protected[at:] if at > 0 else bytes(_TAIL_BYTES))
+    if (at_exp, at_iat, at_cti) != _TAIL_HEADS or until < _LONG_FORM or since < _LONG_FORM:
+        return _whole_header(protected)
+    name, kid, issuer, audience = _names_in(protected[:at])
+    return name, kid, Claims(issuer=issuer, audience=audience, issued_at_s=since, expires_at_s=until, nonce=nonce)
+
+
+@lru_cache(maxsize=1024)
+def _names_in(start: bytes) -> tuple[str, bytes, str, str]:
+    """Message name, `kid`, issuer and audience of headers that begin so, each followed by times and a nonce."""
+    tail = _TAIL.pack(_TAIL_HEADS[0], _LONG_FORM, _TAIL_HEADS[1], _LONG_FORM, _TAIL_HEADS[2], bytes(CTI_BYTES))
+    name, kid, claims = _whole_header(start + tail)
+    return name, kid, claims.issuer, claims.audience
+
+
+def _whole_header(protected: bytes) -> tuple[str, bytes, Claims]:
+    header = _labeled(codec.read(protected, max_bytes=_MAX_HEADER), {_ALG, _CONTENT_TYPE, _KID, _CLAIMS})
+    name, kid = _name(header[_CONTENT_TYPE]), header[_KID]
+    if type(kid) is not bytes:
+        raise Malformed("kid is not a byte string")
+    claims = Claims.parse(header[_CLAIMS])
+    if _protected(name, kid, claims) != protected:  # which is strict: no other header says the same
+        raise Malformed("alg is not the suite's, or the header is not in the deterministic encoding")
+    return name, kid, claims
 
 
 def verify(sign1: Sign1, key: PublicKey, *, name: str, request_digest: bytes = b"") -> Verified:

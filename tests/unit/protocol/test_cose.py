@@ -433,3 +433,37 @@ def test_a_kid_that_names_another_key_is_refused() -> None:
         with pytest.raises(Malformed) as refusal:
             _open(_sign1(HEADER | {4: kid}))
         assert refusal.value.code == "MALFORMED"
+
+
+# --- headers that begin alike are looked at once ---------------------------------------------------------------------
+TIMES = st.integers(0, 2**17) | st.integers(2**32 - 2, 2**32 + 2) | st.integers(0, 2**41)
+
+
+def header_read(how: Callable[[bytes], Any], protected: bytes) -> Any:
+    try:
+        return how(protected)
+    except ProtocolError as refusal:
+        return refusal.code
+
+
+@settings(deadline=None)
+@given(TIMES, TIMES, st.binary(min_size=15, max_size=17), st.sampled_from(["", "shop-1", "x" * 64, "x" * 65]))
+def test_a_header_is_read_as_if_it_were_the_first(until: int, since: int, nonce: bytes, issuer: str) -> None:
+    claims = Claims(issuer=issuer, audience="tsm-1", issued_at_s=since, expires_at_s=until, nonce=nonce)
+    protected = cose._protected("authorization", b"k" * 32, claims)
+    whole = header_read(cose._whole_header, protected)
+    assert [header_read(cose._header_parts, protected) for _ in range(2)] == [whole, whole]
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.integers(0, 2**16), st.integers(0, 255), st.integers(-2, 2))
+def test_an_altered_header_is_refused_as_if_it_were_the_first(position: int, mask: int, length: int) -> None:
+    claims = Claims(issuer="shop-1", audience="tsm-1", issued_at_s=1 << 30, expires_at_s=1 << 31, nonce=bytes(16))
+    data = bytearray(cose._protected("authorization", b"k" * 32, claims))
+    data[position % len(data)] ^= mask
+    altered = bytes(data[:length] if length < 0 else data + bytes(length))
+    assert header_read(cose._header_parts, altered) == header_read(cose._whole_header, altered)
+
+
+def test_a_long_header_is_refused() -> None:
+    assert header_read(cose._header_parts, bytes(5_000)) == header_read(cose._whole_header, bytes(5_000)) == "OVERSIZE"
