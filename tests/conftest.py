@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -21,6 +23,7 @@ TESTS = Path(__file__).parent
 COVERING = ("unit/protocol", "unit/card", "unit/attestation", "unit/contract", "negative", "attacks")
 """The tests that hold `protocol` and `attestation` to their bounds. Tracing slows whatever runs, so others go without:
 what only a run between processes would reach is not tested well enough."""
+MEASURED = ("protocol.", "attestation.")
 SHARED = ("integration/test_real", "conformance")
 """Tests that share servers which are started once for the session: they stay in one worker."""
 FIRST = (*SHARED, "integration", "interop", "simulation", "")
@@ -66,6 +69,15 @@ class Tracing:
         if self.measured is not None and on != self.on:
             (self.measured.start if on else self.measured.stop)()
             self.on = on
+            if on:
+                forget_results()
+
+
+def forget_results() -> None:
+    """What was kept from calls that were not measured: else a line is counted or not by which test came first."""
+    for cached in gc.get_objects():
+        if isinstance(cached, functools._lru_cache_wrapper) and cached.__module__.startswith(MEASURED):
+            cached.cache_clear()
 
 
 TRACING = pytest.StashKey[Tracing]()

@@ -269,8 +269,6 @@ def test_one_wrong_number_leaves_the_whole_batch_unsigned(issuer, keys, entropy)
 
 
 def test_heads_that_are_kept_are_those_of_the_encoding() -> None:
-    personalizing._head.cache_clear()  # another test of this process may have asked for it before
-    personalizing._certificate_head.cache_clear()
     assert personalizing._head(0x5A, 10) == bytes.fromhex("5A0A")
     assert personalizing._head(0x9F46, 176) == bytes.fromhex("9F4681B0")
     assert personalizing._certificate_head(176).endswith(bytes.fromhex("9F4681B0"))
