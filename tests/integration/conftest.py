@@ -20,6 +20,7 @@ from support.postgres import Server
 
 from parties.assembly.common import Opened
 from parties.branch import OpenedCustomer, add_customer
+from parties.client import MerchantClient
 from parties.deployment import Deployment
 from parties.keystore import GENERATED
 from parties.launcher import Launcher
@@ -27,9 +28,11 @@ from parties.server.capture import Captured, read_capture
 from parties.settings import load_settings
 from parties.setup import Plan, create_environment
 from parties.storage.store import DatabaseStore, open_store
+from parties.wallet.paying import Place, pay
 from parties.wallet.phone import PhoneSession
 from protocol.envelope import Wire
 from protocol.errors import Unavailable
+from protocol.messages.se import OpeningState
 from protocol.roles.wallet import Flow, issue_cards, open_account, register
 from protocol.rows import Table
 
@@ -200,6 +203,21 @@ class Town:
         self.run(
             phone, f"issue-{tid}", lambda s: issue_cards(s.wallet, tsm="tsm-1", tid=tid, number=number), **accident
         )
+
+    def bought(self, phone: str, shop: str, amount_minor: int, *, account: str) -> str:
+        """The name of an approved sale: the phone opens this account, gets cards, and pays at the shop's till."""
+        self.running("bank-a", "tsm-1")
+        self.launched(phone)
+        tid = self.register(phone, self.open_account(phone, name=account))
+        self.issue(phone, tid, number=2)
+        self.selling(shop)
+        reader = self.opened(shop).settings.option_text("reader").removeprefix("grpc:")
+        with MerchantClient(self.settings(shop)) as till, self.session(phone) as session:
+            sale = till.start_sale(amount_minor).sale
+            place = Place(reader=reader, seconds=20.0, stopped=threading.Event())
+            assert pay(session, place, tid=tid, ceiling_minor=amount_minor).state is OpeningState.TAPPED
+            assert till.await_end(sale).progress.value == "APPROVED"
+        return sale
 
     @contextlib.contextmanager
     def peer_address(self, party: str, peer: str, address: str) -> Iterator[None]:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import shutil
 import stat
-import threading
 from pathlib import Path
 
 import pytest
 
-from parties.client import MerchantClient
-from parties.wallet.paying import Place, pay
-from protocol.messages.se import OpeningState
 from protocol.roles.tsm.tables import TID_LIST
 
 pytestmark = pytest.mark.real
@@ -21,18 +17,7 @@ PHONE, SHOP, TSM, AMOUNT = "phone-7", "shop-1", "tsm-1", 11_000
 @pytest.fixture(scope="module")
 def sale(town) -> str:
     """A purchase at the till."""
-    town.running("bank-a", TSM)
-    town.launched(PHONE)
-    tid = town.register(PHONE, town.open_account(PHONE, name="evidence"))
-    town.issue(PHONE, tid, number=2)
-    town.selling(SHOP)
-    reader = town.opened(SHOP).settings.option_text("reader").removeprefix("grpc:")
-    with MerchantClient(town.settings(SHOP)) as till, town.session(PHONE) as session:
-        name = till.start_sale(AMOUNT).sale
-        place = Place(reader=reader, seconds=20.0, stopped=threading.Event())
-        assert pay(session, place, tid=tid, ceiling_minor=AMOUNT).state is OpeningState.TAPPED
-        assert till.await_end(name).progress.value == "APPROVED"
-    return name
+    return town.bought(PHONE, SHOP, AMOUNT, account="evidence")
 
 
 @pytest.fixture

@@ -82,7 +82,6 @@ def test_a_runs_metrics_count_it_and_hold_no_value_from_any_database(town):
             session.run("wrong-passcode", wrong)
         with pytest.raises(ProtocolError):
             session.channels.call("tsm-1", "Tsm.ProveCredit", Wire(cose=b"\xd2" + bytes(40)))
-        reader = town.deployment.ready.get(SHOP)
         town.selling(SHOP)
         reader = tomllib.loads(town.settings(SHOP).read_text())["options"]["reader"].removeprefix("grpc:")
         with MerchantClient(town.settings(SHOP)) as till:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 
-from parties.client import MerchantClient
-from parties.wallet.paying import Place, pay
 from protocol.engine import EVIDENCE
-from protocol.messages.se import OpeningState
 from protocol.roles.bank.tables import TRACE_CASES
 from protocol.roles.tsm.tables import TRACES
 
@@ -21,18 +16,7 @@ NAME = "Ada Wongsakul"
 @pytest.fixture(scope="module")
 def sale(town) -> str:
     """A purchase at the till."""
-    town.running("bank-a", "tsm-1")
-    town.launched(PHONE)
-    tid = town.register(PHONE, town.open_account(PHONE, name="trace"))
-    town.issue(PHONE, tid, number=2)
-    town.selling(SHOP)
-    reader = town.opened(SHOP).settings.option_text("reader").removeprefix("grpc:")
-    with MerchantClient(town.settings(SHOP)) as till, town.session(PHONE) as session:
-        name = till.start_sale(AMOUNT).sale
-        place = Place(reader=reader, seconds=20.0, stopped=threading.Event())
-        assert pay(session, place, tid=tid, ceiling_minor=AMOUNT).state is OpeningState.TAPPED
-        assert till.await_end(name).progress.value == "APPROVED"
-    return name
+    return town.bought(PHONE, SHOP, AMOUNT, account="trace")
 
 
 def test_two_officers_name_the_person_to_the_merchant_and_the_log_shows_it(town, cli, sale, tmp_path):
