@@ -8,9 +8,9 @@ A step that needs another party commits its state and the sealed question first 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final, Generic, Protocol, TypeAlias, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Final, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from protocol.cose import CTI_BYTES, Claims
 from protocol.crypto import PublicKey, sha256
@@ -39,6 +39,8 @@ from protocol.types import MAX_SKEW_S, Role
 
 ATTEMPTS: Final = 5
 F = TypeVar("F")
+T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +152,8 @@ class Step(ABC, Generic[F]):
     max_bytes: ClassVar[int] = 32 * 1024
     looks_first: ClassVar[bool] = True
     """Is a repeat looked for before `prepare`? Not where to prepare costs little more: the unit looks in any case."""
+    gathers: ClassVar[bool] = False
+    """Are requests that wait answered together (`Engine.handle_all`)? For what is asked often, and of nobody else."""
 
     @abstractmethod
     def open(self, wire: Wire, ctx: Context) -> Incoming[F]:
@@ -217,32 +221,61 @@ class Engine:
         self._peers = peers
         self._admit = admit
 
+    @property
+    def gathers(self) -> frozenset[str]:
+        """The RPCs whose requests are better answered together."""
+        return frozenset(rpc for rpc, step in self._steps.items() if step.gathers)
+
     def handle(self, rpc: str, wire: Wire, peer: Peer | None) -> Wire:
         """The reply to `wire`. Raises: ProtocolError; then nothing has changed but what the refusal itself needs."""
+        return self._finish(self._begin(rpc, wire, peer))
+
+    def handle_all(self, rpc: str, requests: Sequence[tuple[Wire, Peer | None]]) -> list[Wire | Exception]:
+        """What `handle` gives for each in order, or raises; what they change is committed together where it can be.
+
+        One after the other they would each wait for the disk; and a processor that does the same for all of them, step
+        by step, has at hand what it needs.
+        """
+        calls = [_attempt(self._begin, rpc, wire, peer) for wire, peer in requests]
+        waiting = [call for call in calls if isinstance(call, _Call) and call.unit is not None]
+        decided = self._store.apply_all([call.unit for call in waiting if call.unit is not None])
+        for call, decision in zip(waiting, decided, strict=True):
+            call.decided = decision
+        return [call if isinstance(call, Exception) else _attempt(self._finish, call) for call in calls]
+
+    def _begin(self, rpc: str, wire: Wire, peer: Peer | None) -> _Call:
         step = self._steps[rpc]
         if len(wire.cose) + len(wire.session) > step.max_bytes:
             raise Oversize
         ctx = Context(
             store=self._store, now_s=self._clock.now_s(), entropy=self._entropy, peer=peer, digest=wire.digest
         )
-        incoming = step.open(wire, ctx)
+        call = _Call(step=step, ctx=ctx, incoming=step.open(wire, ctx))
+        if isinstance(step, StatelessStep):
+            return call
+        if step.looks_first:
+            call.request = self._store.read(Key(REQUESTS, (ctx.digest,))).get(REQUESTS, ctx.digest)
+        if call.request is None:
+            self._admit(rpc, call.incoming.facts, ctx.now_s)
+            call.incoming = step.prepare(call.incoming, ctx)
+            call.unit = _first_unit(step, call.incoming, wire, ctx, call.made)
+        return call
+
+    def _finish(self, call: _Call) -> Wire:
+        step, incoming, ctx, request = call.step, call.incoming, call.ctx, call.request
         if isinstance(step, StatelessStep):
             nothing = Declared(Overlay(), frozenset())
             reply = step.decide(nothing, incoming.facts, ctx.now_s, ctx.entropy).reply
             return step.seal(incoming.facts, reply, Stamp.fresh(ctx.now_s, ctx.entropy), ctx)
-        made, request = _Made(), None
-        if step.looks_first:
-            request = self._store.read(Key(REQUESTS, (ctx.digest,))).get(REQUESTS, ctx.digest)
         if request is None:
-            self._admit(rpc, incoming.facts, ctx.now_s)
-            incoming = step.prepare(incoming, ctx)
-            request = self._apply(_first_unit(step, incoming, wire, ctx, made), step)
+            assert call.unit is not None
+            request = self._apply(call.unit, step, call.decided)
         if not request.reply and not request.refusal:
             request = self._second(step, incoming, ctx)
         if request.refusal:
             raise REGISTRY[request.refusal]
-        is_fresh = made.nonce == request.reply_nonce
-        reply = made.reply if is_fresh else step.reply.from_bytes(request.reply)
+        is_fresh = call.made.nonce == request.reply_nonce
+        reply = call.made.reply if is_fresh else step.reply.from_bytes(request.reply)
         stamp = Stamp(issued_at_s=request.issued_at_s, nonce=request.reply_nonce, encoded=(reply, request.reply))
         return step.seal(incoming.facts, reply, stamp, ctx)
 
@@ -256,11 +289,15 @@ class Engine:
                 refusals.append(refusal)
         return refusals
 
-    def _apply(self, unit: Unit, step: Step[Any]) -> Request:
+    def _apply(self, unit: Unit, step: Step[Any], decided: Decision | Exception | None = None) -> Request:
+        """The request as it was decided: by what came of `unit` among others, or, if none of that will do, alone."""
         for _ in range(ATTEMPTS):
             try:
-                request = self._store.apply(unit).reply
+                if isinstance(decided, Exception):
+                    raise decided
+                request = (decided or self._store.apply(unit)).reply
             except Conflict:
+                decided = None
                 continue
             assert isinstance(request, Request)
             return request
@@ -286,12 +323,34 @@ class Engine:
             raise PeerAnswerInvalid(exc.code) from exc
 
 
+def _attempt(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
+    """What `work` gives, or raises: one request's fault is not its neighbors'."""
+    try:
+        return work(*args, **kwargs)
+    except Exception as exc:  # noqa: BLE001 - it is raised to whom it belongs
+        return exc
+
+
 @dataclass(slots=True)
 class _Made:
     """The reply that this very call decided, told by its nonce, so that it need not be parsed back."""
 
     nonce: bytes = b""
     reply: Any = None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Call:
+    """One request on its way: opened; then known already by its `request`, or to be decided by its `unit`."""
+
+    step: Step[Any]
+    ctx: Context
+    incoming: Incoming[Any]
+    made: _Made = field(default_factory=_Made)
+    request: Request | None = None
+    unit: Unit | None = None
+    decided: Decision | Exception | None = None
+    """What came of the unit among others."""
 
 
 def _first_unit(step: Step[Any], incoming: Incoming[Any], wire: Wire, ctx: Context, made: _Made) -> Unit:

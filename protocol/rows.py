@@ -6,7 +6,7 @@ UNIQUE constraints carry security obligations, so the store in memory enforces t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from operator import attrgetter
@@ -141,6 +141,9 @@ class Store(Protocol):
     def apply(self, unit: Unit) -> Decision:
         """Decide and commit. Raises what `decide` raises, having changed nothing."""
 
+    def apply_all(self, units: Sequence[Unit]) -> list[Decision | Exception]:
+        """What `apply` of each gives, or would raise, in order; committed together where it can be."""
+
     def scan(self, table: Table[R]) -> tuple[R, ...]:
         """Every row of a (short) table, for start-up and checkers."""
 
@@ -178,8 +181,11 @@ class Overlay:
         return self.loaded.get(table.name, {}).get(key)
 
     def find(self, table: Table[R], column: str, value: Value) -> tuple[R, ...]:
+        held = self.loaded.get(table.name)
+        if not held:
+            return ()
         found = self._index(table, (column,)).get((value,), {})
-        return tuple(found[key] for key in sorted(found))  # the order of the database
+        return tuple([found[key] for key in sorted(found)])  # the order of the database
 
     def write(self, writes: Iterable[Write]) -> None:
         """Apply one unit's writes, all or none. Raises: Conflict."""
@@ -197,6 +203,16 @@ class Overlay:
                 self._set(table, key, old)
             raise
 
+    def check_visible(self, writes: Iterable[Write]) -> None:
+        """What `writes` change must be here, or be of their own making. Raises: Conflict."""
+        own = set()
+        for write in writes:
+            key = write.table.key_of(write.row)
+            if isinstance(write, Insert):
+                own.add((write.table.name, key))
+            elif self.get(write.table, *key) is None and (write.table.name, key) not in own:
+                raise Conflict(f"{type(write).__name__} on {write.table.name}, which was not read")
+
     def changes(self) -> list[tuple[str, tuple[Value, ...], Any, Any]]:
         """(table, key, row before or None, row after or None), sorted: every writer takes locks in one order."""
         out = []
@@ -207,11 +223,16 @@ class Overlay:
         return out
 
     def _set(self, table: Table[Any], key: tuple[Value, ...], row: Any) -> None:
-        held = self.loaded.setdefault(table.name, {})
+        held = self.loaded.get(table.name)
+        if held is None:
+            held = self.loaded[table.name] = {}
         old = held.pop(key, None)
         if row is not None:
             held[key] = row
-        for columns, index in self._indexes.get(table.name, {}).items():
+        indexes = self._indexes.get(table.name)
+        if indexes is None:
+            return
+        for columns, index in indexes.items():
             get = values_of(columns)
             if old is not None:
                 index[get(old)].pop(key)
@@ -237,10 +258,12 @@ class Overlay:
             raise Conflict(f"{type(write).__name__} on {write.table.name}")
         if isinstance(write, Delete):
             return
-        key = write.table.key_of(write.row)
         for columns in write.table.unique:
-            holders = self._index(write.table, columns).get(values_of(columns)(write.row))
-            if holders and holders.keys() - {key}:
+            get = values_of(columns)
+            values = get(write.row)
+            if old is not None and get(old) == values:
+                continue  # it holds them itself
+            if self._index(write.table, columns).get(values):
                 raise Conflict(f"{write.table.name}({', '.join(columns)}) is unique")
 
 
@@ -282,6 +305,15 @@ class MemoryStore:
         decision = unit.decide(Declared(self._rows.view(unit.reads), frozenset(unit.reads)))
         self._rows.write(decision.writes)
         return decision
+
+    def apply_all(self, units: Sequence[Unit]) -> list[Decision | Exception]:
+        outcomes: list[Decision | Exception] = []
+        for unit in units:
+            try:
+                outcomes.append(self.apply(unit))
+            except Exception as exc:  # noqa: BLE001 - whatever it is, it is one unit's
+                outcomes.append(exc)
+        return outcomes
 
     def sweep(self, now_s: int) -> int:
         gone = [Delete(table, row) for table in ALL_TABLES.values() if table.expires for row in self.scan(table)

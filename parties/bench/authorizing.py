@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import gmpy2
@@ -27,7 +29,11 @@ from protocol.messages.pay import (
 
 SINGLES: Final = 6
 """Purchases one at a time on each site and round."""
-A_ROUND: Final = SINGLES + MAX_BATCH
+IN_FLIGHT: Final = 32
+"""Requests under way at once."""
+FLIGHT: Final = 2 * IN_FLIGHT
+"""Purchases that so many threads ask for on each site and round, a request each."""
+A_ROUND: Final = SINGLES + FLIGHT + MAX_BATCH
 _ONE: Final = "Tsm.Authorize"
 _MANY: Final = "Tsm.AuthorizeBatch"
 
@@ -71,7 +77,11 @@ class Authorized:
     """What one run measured, by (kind, accounts)."""
 
     singles: dict[tuple[str, int], Spent] = field(default_factory=dict)
+    """A request a purchase, one at a time: each is answered before the next is asked."""
+    flights: dict[tuple[str, int], Spent] = field(default_factory=dict)
+    """A request a purchase, `IN_FLIGHT` at once."""
     batches: dict[tuple[str, int], Spent] = field(default_factory=dict)
+    """A request for `MAX_BATCH` purchases."""
     floor_between_us: float = 0.0
     """The floor, once after each authorization, as a server's processor meets it: with other things in its caches."""
     floor_alone_us: float = 0.0
@@ -83,28 +93,33 @@ class Authorized:
 def measure_authorizations(
     sites: list[Site], stock: Stock, purchases: list[EmvPurchase], rounds: int, progress: Callable[[], None]
 ) -> Authorized:
-    """`rounds` times: on each site some purchases one at a time, then a batch, the floor after each."""
+    """`rounds` times: on each site purchases one at a time, then many at once, then a batch; the floor after each."""
     measured = Authorized()
     entropy = sites[0].opened.entropy
     floor, by_pow = Floor(entropy, _gmp), Floor(entropy, pow)
     between: list[float] = []
     slow: list[float] = []
     waiting = iter(purchases)
-    for _ in range(rounds):
-        progress()
-        singles, batch = _requests(stock, waiting, sites[0].opened.clock.now_s())
-        for site in sites:
-            site.keep_fresh()
-            key = (site.kind, site.accounts)
-            floors: list[float] = []
-            spent = measured.singles.setdefault(key, Spent())
-            _measure(site, _ONE, singles, spent, len(singles), floor, floors)
-            slow.append(by_pow.used_us())
-            many = measured.batches.setdefault(key, Spent())
-            _measure(site, _MANY, [batch], many, MAX_BATCH, floor, floors)
-            between += floors
-            for one in (spent, many):
-                one.floor.append(statistics.mean(floors))
+    with ThreadPoolExecutor(IN_FLIGHT) as clients:
+        for _ in range(rounds):
+            progress()
+            singles, flight, batch = _requests(stock, waiting, sites[0].opened.clock.now_s())
+            for site in sites:
+                site.keep_fresh()
+                key = (site.kind, site.accounts)
+                floors: list[float] = []
+                ways = (
+                    (measured.singles, _ONE, [[single] for single in singles], SINGLES),
+                    (measured.flights, _ONE, [flight], FLIGHT),
+                    (measured.batches, _MANY, [[batch]], MAX_BATCH),
+                )
+                for of, rpc, groups, number in ways:
+                    spent = of.setdefault(key, Spent())
+                    floors += _measure(site, partial(_ask, site, rpc, clients), groups, number, spent, floor)
+                slow.append(by_pow.used_us())
+                between += floors
+                for of, *_ in ways:
+                    of[key].floor.append(statistics.mean(floors))
     alone = [each_us(floor.once, 50) for _ in range(20)]
     measured.floor_between_us, measured.floor_by_pow_us = statistics.median(between), statistics.median(slow)
     measured.floor_alone_us = statistics.median(alone)
@@ -115,34 +130,42 @@ def _gmp(number: int, exponent: int, modulus: int) -> int:
     return int(gmpy2.powmod(number, exponent, modulus))
 
 
-def _requests(stock: Stock, waiting: Iterator[EmvPurchase], now_s: int) -> tuple[list[Wire], Wire]:
+def _requests(stock: Stock, waiting: Iterator[EmvPurchase], now_s: int) -> tuple[list[Wire], list[Wire], Wire]:
     singles = [stock.single(next(waiting), now_s) for _ in range(SINGLES)]
-    return singles, stock.batch([next(waiting) for _ in range(MAX_BATCH)], now_s)
+    flight = [stock.single(next(waiting), now_s) for _ in range(FLIGHT)]
+    return singles, flight, stock.batch([next(waiting) for _ in range(MAX_BATCH)], now_s)
+
+
+def _ask(site: Site, rpc: str, clients: ThreadPoolExecutor, requests: list[Wire]) -> list[Wire]:
+    """All at once; one by itself without another thread."""
+    handle = partial(site.handle, rpc)
+    return list(clients.map(handle, requests)) if len(requests) > 1 else [handle(requests[0])]
 
 
 def _measure(
-    site: Site, rpc: str, requests: list[Wire], spent: Spent, purchases: int, floor: Floor, floors: list[float]
-) -> None:  # fmt: skip
+    site: Site, ask: Callable[[list[Wire]], list[Wire]], groups: list[list[Wire]], purchases: int, spent: Spent,
+    floor: Floor,
+) -> list[float]:  # fmt: skip
+    """Ask for each group, and after it see what the floor takes: that is returned."""
     used = elapsed = 0.0
+    floors = []
     server_ns = site.server.used_ns() if site.server else 0
-    for request in requests:
+    for requests in groups:
         began, began_used = time.perf_counter_ns(), time.process_time_ns()
-        answer = site.handle(rpc, request)
+        answers = ask(requests)
         used += (time.process_time_ns() - began_used) / 1e3
         elapsed += (time.perf_counter_ns() - began) / 1e3
         floors.append(floor.used_us())
-        _expect_approved(rpc, answer)
+        assert all(each.verdict is Verdict.APPROVED for answer in answers for each in _decided(answer))
     spent.used.append(used / purchases)
     spent.elapsed.append(elapsed / purchases)
     if site.server:
         spent.server.append((site.server.used_ns() - server_ns) / 1e3 / purchases)
+    return floors
 
 
-def _expect_approved(rpc: str, answer: Wire) -> None:
-    decided: tuple[Decided, ...]
-    if rpc == _ONE:
-        decided = (AuthorizationDecision.from_bytes(envelope.peek(AuthorizationDecision, answer.cose).payload).decided,)
-    else:
-        payload = envelope.peek(AuthorizationDecisions, answer.cose).payload
-        decided = AuthorizationDecisions.from_bytes(payload).decided
-    assert all(each.verdict is Verdict.APPROVED for each in decided)
+def _decided(answer: Wire) -> tuple[Decided, ...]:
+    sign1 = envelope.peek(AuthorizationDecisions, answer.cose)
+    if sign1.name == AuthorizationDecision.NAME:
+        return (AuthorizationDecision.from_bytes(sign1.payload).decided,)
+    return AuthorizationDecisions.from_bytes(sign1.payload).decided

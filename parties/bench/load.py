@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from parties.bench.authorizing import IN_FLIGHT
 from parties.bench.clocks import at
 from parties.bench.purchases import Stock
 from parties.bench.sites import Site
@@ -19,7 +20,6 @@ from protocol.messages.pay import EmvPurchase
 
 THREADS: Final = 64
 """As many as a server has."""
-IN_FLIGHT: Final = 32
 _RPC: Final = "Tsm.Authorize"
 _SEED: Final = 7
 

@@ -8,9 +8,10 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from parties.bench.authorizing import Spent
+from parties.bench.authorizing import IN_FLIGHT, Authorized, Spent
 from parties.bench.run import Measured
 from parties.bench.sites import POSTGRESQL, SQLITE
+from protocol.messages.pay import MAX_BATCH
 
 MAX_CARD_MS: Final = 2.0
 MAX_TAP_MS: Final = 150.0
@@ -46,14 +47,23 @@ def ratios(measured: Measured) -> dict[str, float | None]:
         "cost_1e5_over_1e3_postgresql": _growth(measured, POSTGRESQL),
     }
     for kind in (SQLITE, POSTGRESQL):
-        for name, spent in (("", authorized.singles), ("_batch", authorized.batches)):
-            one = spent.get((kind, measured.usual))
-            found[f"authorization{name}_over_floor_{kind}"] = None if one is None else one.over_floor
+        for name, (_, of) in zip(("_one_at_a_time", "", "_batch"), _ways(authorized), strict=True):
+            spent = of.get((kind, measured.usual))
+            found[f"authorization{name}_over_floor_{kind}"] = None if spent is None else spent.over_floor
             found[f"authorization{name}_over_floor_alone_{kind}"] = (
-                None if one is None else one.used_us / authorized.floor_alone_us
+                None if spent is None else spent.used_us / authorized.floor_alone_us
             )
         found[f"group_commit_over_single_{kind}"] = measured.commits[kind].ratio if kind in measured.commits else None
     return found
+
+
+def _ways(authorized: Authorized) -> tuple[tuple[str, dict[tuple[str, int], Spent]], ...]:
+    """How purchases were asked for, with what that took."""
+    return (
+        ("one at a time", authorized.singles),
+        (f"{IN_FLIGHT} at once", authorized.flights),
+        (f"{MAX_BATCH} in a request", authorized.batches),
+    )
 
 
 def _growth(measured: Measured, kind: str) -> float | None:
@@ -75,8 +85,8 @@ def plain(measured: Measured) -> dict[str, Any]:
             "between_authorizations_by_pow_us": authorized.floor_by_pow_us,
         },
         "authorizations": [
-            {"database": kind, "accounts": accounts, "at_once": at_once, **_spent(spent)}
-            for at_once, of in ((1, authorized.singles), (32, authorized.batches))
+            {"database": kind, "accounts": accounts, "asked": asked, **_spent(spent)}
+            for asked, of in _ways(authorized)
             for (kind, accounts), spent in of.items()
         ],
         "disk_sync_us": measured.sync_us,
@@ -105,14 +115,14 @@ def print_report(measured: Measured, console: Console) -> None:
 
 def _purchases(measured: Measured) -> Table:
     table = Table(
-        "authorizations", "accounts", "at once", "TSM's processor", "database's own", "in all", "a second",
+        "authorizations", "accounts", "asked", "TSM's processor", "database's own", "in all", "a second",
         "over floor", title="One process, durable commits; for one purchase",
     )  # fmt: skip
-    for at_once, of in ((1, measured.authorized.singles), (32, measured.authorized.batches)):
+    for asked, of in _ways(measured.authorized):
         for (kind, accounts), spent in of.items():
             server = "in the TSM's" if kind == SQLITE else "unknown"
             table.add_row(
-                kind, f"{accounts:,}", str(at_once), f"{spent.used_us:.0f} µs",
+                kind, f"{accounts:,}", asked, f"{spent.used_us:.0f} µs",
                 server if spent.server_us is None else f"{spent.server_us:.0f} µs", f"{spent.elapsed_us:.0f} µs",
                 f"{1e6 / spent.elapsed_us:.0f}", f"{spent.over_floor:.2f}",
             )  # fmt: skip

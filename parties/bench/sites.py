@@ -14,6 +14,7 @@ from parties.assembly.common import Opened
 from parties.assembly.roles import STEPS
 from parties.bench.postgres import ProcessorTime, Server, binaries
 from parties.bench.purchases import MERCHANT, Account, Stock, refresh_stops
+from parties.server.gathering import Gathering
 from parties.storage.database import open_database
 from parties.storage.migrations import create_or_upgrade
 from parties.storage.postgresql import create_schema, drop_schemas
@@ -47,13 +48,13 @@ class Site:
     opened: Opened
     url: str
     store: DatabaseStore
-    engine: Engine
+    gathering: Gathering
     server: ProcessorTime | None = None
     _stops_s: int = field(default=0, repr=False)
 
     def handle(self, rpc: str, wire: Wire) -> Wire:
         """One request of the terminal."""
-        return self.engine.handle(rpc, wire, _CALLER)
+        return self.gathering.handle(rpc, wire, _CALLER)
 
     def keep_fresh(self) -> None:
         """The list of stops, as the TSM's housekeeping does."""
@@ -129,7 +130,8 @@ def _open(
         server = ProcessorTime(database.readers)
         database.close()
         server = server if server.known else None
-    return Site(kind=kind, accounts=accounts, opened=opened, url=url, store=store, engine=engine, server=server)
+    gathering = Gathering(engine)
+    return Site(kind=kind, accounts=accounts, opened=opened, url=url, store=store, gathering=gathering, server=server)
 
 
 def _fill(url: str, stock: Stock, number: int, opened: Opened) -> None:

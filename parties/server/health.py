@@ -11,7 +11,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,6 +66,15 @@ class WatchedStore:
             raise
         self.has_failed = False
         return decision
+
+    def apply_all(self, units: Sequence[Unit]) -> list[Decision | Exception]:
+        """As the store."""
+        outcomes = self._store.apply_all(units)
+        if any(isinstance(outcome, StorageFault) for outcome in outcomes):
+            self._failed()
+        else:
+            self.has_failed = False
+        return outcomes
 
     def sweep(self, now_s: int) -> int:
         """As the store. Raises: as the store."""

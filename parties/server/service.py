@@ -26,6 +26,7 @@ from parties.rpc import (  # noqa: F401  # reflection finds the services of what
 from parties.rpc.common_pb2 import Envelope
 from parties.server.admission import MUTUAL, OPEN, Admission, Lane, Turned
 from parties.server.capture import Capture, Captured
+from parties.server.gathering import Gathering
 from parties.server.inflight import InFlight
 from parties.server.logs import log
 from parties.server.public import HealthStatus, PublicServices
@@ -97,7 +98,7 @@ class Edge:
     def __init__(
         self, engine: Engine, *, party: str, role: Role, capture: Capture | None = None, metrics: Metrics | None = None
     ) -> None:
-        self._engine = engine
+        self._gathering = Gathering(engine)
         self._metrics = metrics or Metrics(())
         self._party = party
         self._role = role
@@ -117,7 +118,7 @@ class Edge:
                 with admission.enter(rpc):
                     wire = parse(reception.receive(requests, context))
                     with admission.work(rpc, context), self._inflight.one(wire.digest):
-                        reply = self._engine.handle(rpc, wire, peer_of(context))
+                        reply = self._gathering.handle(rpc, wire, peer_of(context))
             except Turned as turned:
                 code = turned.refusal.code
                 self._metrics.turned_away(turned.why)

@@ -17,6 +17,8 @@ from protocol.rows import Table, Value, values_of
 Opener: TypeAlias = Callable[[str, Any, tuple[Value, ...]], Value]
 """(column, cell as stored, primary key) → value. Raises: StorageFault."""
 _STORED: Final = "_stored"
+_OPEN: Final = "_open"
+"""The sealed columns that have a value: they were opened or changed."""
 _CLOSED: Final = "_closed"
 """Gives a sealed column's cell while it is neither opened nor changed, then None."""
 
@@ -36,20 +38,19 @@ class SealedRows:
         self._clear_of = values_of(self._clear)
         self._key = itemgetter(*(columns.index(column) for column in table.key))
         self._kind = _subclass(table, columns, opener)
+        self._puts = [_setter(self._kind, name) for name in (*self._clear, _STORED, _OPEN)]
         self._held: WeakValueDictionary[Any, Any] = WeakValueDictionary()
 
     def held(self, stored: Sequence[Any]) -> Any:
         """The row that is held and stored just so, or None. `stored` has every column's cell, in their order."""
         row = self._held.get(self._key(stored))
-        return row if row is not None and getattr(row, _STORED) == stored else None
+        return row if row is not None and row._stored == stored else None
 
     def make(self, stored: Sequence[Any], clear: Sequence[Value]) -> Any:
         """A row; `clear` has the values of the columns that are not sealed."""
         row = object.__new__(self._kind)
-        put = object.__setattr__
-        for column, value in zip(self._clear, clear, strict=True):
-            put(row, column, value)
-        put(row, _STORED, stored)
+        for put, value in zip(self._puts, (*clear, stored, ()), strict=True):
+            put(row, value)
         self._held[self._key(stored)] = row
         return row
 
@@ -67,11 +68,17 @@ def _subclass(table: Table[Any], columns: tuple[str, ...], opener: Opener) -> ty
     clear_of = values_of(tuple(column for column in columns if column not in places))
     names, key = frozenset(columns), frozenset(table.key)
 
+    def whole(self: Any, *args: Value, **values: Value) -> None:
+        plain.__init__(self, *args, **values)
+        put_stored(self, None)
+        put_open(self, tuple(places))
+
     def look(self: Any, column: str) -> Any:  # Python asks this for an attribute that is not set yet
         if column not in places:
             raise AttributeError(column)
-        value = opener(column, getattr(self, _STORED)[places[column]], table.key_of(self))
-        object.__setattr__(self, column, value)
+        value = opener(column, self._stored[places[column]], table.key_of(self))
+        slots[column].__set__(self, value)
+        put_open(self, (*self._open, column))
         return value
 
     def equal(self: Any, other: object) -> Any:  # True, False or NotImplemented
@@ -82,33 +89,39 @@ def _subclass(table: Table[Any], columns: tuple[str, ...], opener: Opener) -> ty
         return clear_of(self) == clear_of(other) and all(_alike(self, other, column) for column in places)
 
     def closed(self: Any, column: str) -> Any:
-        try:
-            slots[column].__get__(self, plain)
-        except AttributeError:
-            return getattr(self, _STORED)[places[column]]
-        return None
+        return None if column in self._open else self._stored[places[column]]
 
     def alter(self: Any, **changes: Value) -> Any:
-        stored = getattr(self, _STORED, None)
+        stored = self._stored
         # A row that was made from all its values has no cells; cells are bound to the key; other names are refused.
         if stored is None or changes.keys() & key or not changes.keys() <= names:
             return dataclasses.replace(self, **changes)
         row: Any = object.__new__(kind)
-        put = object.__setattr__
-        for column, slot in slots.items():
+        opened = {*self._open, *(places.keys() & changes.keys())}
+        for column, put in puts.items():
             if column in changes:
-                put(row, column, changes[column])
-            elif column not in places or closed(self, column) is None:
-                put(row, column, slot.__get__(self, plain))
-        put(row, _STORED, stored)
+                put(row, changes[column])
+            elif column not in places or column in opened:
+                put(row, getattr(self, column))
+        put_stored(row, stored)
+        put_open(row, tuple(opened))
         return row
 
     attributes = {
-        "__slots__": (_STORED, "__weakref__"), "__qualname__": plain.__qualname__, "__module__": plain.__module__,
-        "__getattr__": look, "__eq__": equal, "__hash__": plain.__hash__, "__replace__": alter, _CLOSED: closed,
+        "__slots__": (_STORED, _OPEN, "__weakref__"), "__qualname__": plain.__qualname__,
+        "__module__": plain.__module__, "__init__": whole, "__getattr__": look, "__eq__": equal,
+        "__hash__": plain.__hash__, "__replace__": alter, _CLOSED: closed,
     }  # fmt: skip
     kind = type(plain.__name__, (plain,), attributes)
+    puts = {column: _setter(kind, column) for column in columns}
+    put_stored, put_open = _setter(kind, _STORED), _setter(kind, _OPEN)
     return kind
+
+
+def _setter(kind: type[Any], name: str) -> Callable[[Any, Any], None]:
+    """Sets an attribute of a frozen row; `object.__setattr__` would look for its place each time."""
+    put: Callable[[Any, Any], None] = getattr(kind, name).__set__
+    return put
 
 
 def _alike(left: Any, right: Any, column: str) -> bool:

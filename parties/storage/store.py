@@ -107,6 +107,10 @@ class DatabaseStore:
         decision: Decision = self._writer.run(unit)
         return decision
 
+    def apply_all(self, units: Sequence[Unit]) -> list[Decision | Exception]:
+        """What `apply` of each gives, or would raise, in order: of one transaction if no more than a batch."""
+        return self._writer.run_all(units)
+
     def sweep(self, now_s: int) -> int:
         """Delete rows whose expiry is before `now_s` (Unix seconds); how many. Raises: as `apply`."""
         total = 0
@@ -223,9 +227,9 @@ def _decide(overlay: Overlay, unit: Unit, *, alone: bool) -> Outcome:
     view = overlay if alone else overlay.view(unit.reads)  # alone, its rows are all that was loaded
     try:
         decision = unit.decide(Declared(view, frozenset(unit.reads)))
-        view.write(decision.writes)  # a change to a row that the unit did not declare must not hang on its neighbors
-        if view is not overlay:
-            overlay.write(decision.writes)
+        if view is not overlay:  # a change to a row that the unit did not declare must not hang on its neighbors
+            view.check_visible(decision.writes)
+        overlay.write(decision.writes)
     except Exception as exc:  # noqa: BLE001 - a unit's own fault, whatever it is, must not stop its neighbors
         return exc
     return decision

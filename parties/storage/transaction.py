@@ -55,7 +55,7 @@ def translated(text: str, exc: Exception, dialect: sa.Dialect, *, is_lost: bool 
 
 
 class DriverTransaction:
-    """Statements through a driver's cursors, each carried out at once."""
+    """Statements through sqlite3, each carried out at once."""
 
     is_broken: Final = False
 
@@ -65,23 +65,14 @@ class DriverTransaction:
 
     def ask(self, text: str, values: Any) -> Found:
         try:
-            cursor = self._connection.cursor()
-            try:
-                cursor.execute(text, values)
-                found = list(cursor.fetchall())
-            finally:
-                cursor.close()
+            found = self._connection.execute(text, values).fetchall()
         except self._errors() as exc:
             raise translated(text, exc, self._dialect) from exc
         return lambda: found
 
     def run(self, text: str, rows: Sequence[Any]) -> None:
         try:
-            cursor = self._connection.cursor()
-            try:
-                cursor.executemany(text, rows)
-            finally:
-                cursor.close()
+            self._connection.executemany(text, rows)
         except self._errors() as exc:
             raise translated(text, exc, self._dialect) from exc
 

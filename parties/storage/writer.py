@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
-from protocol.errors import Overloaded, StorageFault
+from protocol.errors import Overloaded, ProtocolError, StorageFault
 
 MAX_BATCH: Final = 32
 MAX_WAITING: Final = 1024
@@ -63,17 +63,29 @@ class GroupWriter(Generic[T]):
 
     def run(self, task: T) -> Any:
         """Carry out `task` now, or in turn if others are at it; its result. Raises: as `submit`, or what it raises."""
-        if self._closed or not self._queue.empty() or not self._writing.acquire(blocking=False):
-            return self.submit(task).result()
-        try:
-            (outcome,) = self._transact([task])
-            self.transactions += 1
-            self.tasks += 1
-        finally:
-            self._writing.release()
+        (outcome,) = self.run_all((task,))
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    def run_all(self, tasks: Sequence[T]) -> list[Outcome]:
+        """As `run` of each, together if no more than a batch: what it gives, or would raise."""
+        if self._closed or not self._queue.empty() or not self._writing.acquire(blocking=False):
+            return self._in_turn(tasks)
+        try:
+            return self._outcomes(tasks)
+        finally:
+            self._writing.release()
+
+    def _in_turn(self, tasks: Sequence[T]) -> list[Outcome]:
+        """Queue them all, then wait for all."""
+        futures: list[Future[Any] | Exception] = []
+        for task in tasks:
+            try:
+                futures.append(self.submit(task))
+            except ProtocolError as refusal:
+                futures.append(refusal)
+        return [each if isinstance(each, Exception) else each.exception() or each.result() for each in futures]
 
     def close(self) -> None:
         """Take no more tasks, finish those that wait, and return when the last is answered."""
@@ -108,19 +120,21 @@ class GroupWriter(Generic[T]):
         return batch, False
 
     def _carry_out(self, batch: Sequence[tuple[T, Future[Any]]]) -> None:
-        try:
-            outcomes = self._transact([task for task, _ in batch])
-        except Exception as exc:  # noqa: BLE001 - whatever it was, it is its own task's fault and no other's
-            if len(batch) == 1:
-                batch[0][1].set_exception(exc)
-                return
-            for one in batch:
-                self._carry_out([one])
-            return
-        self.transactions += 1
-        self.tasks += len(batch)
+        outcomes = self._outcomes([task for task, _ in batch])
         for (_, future), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 future.set_exception(outcome)
             else:
                 future.set_result(outcome)
+
+    def _outcomes(self, tasks: Sequence[T]) -> list[Outcome]:
+        """Of one transaction; when that fails, of each task's own."""
+        try:
+            outcomes = self._transact(tasks)
+        except Exception as exc:  # noqa: BLE001 - whatever it was, it is its own task's fault and no other's
+            if len(tasks) == 1:
+                return [exc]
+            return [outcome for task in tasks for outcome in self._outcomes([task])]
+        self.transactions += 1
+        self.tasks += len(tasks)
+        return outcomes

@@ -180,6 +180,7 @@ class AuthorizeStep(_Deciding):
 
     rpc = "Tsm.Authorize"
     reply = AuthorizationDecision
+    gathers = True
 
     def open(self, wire: Wire, ctx: Context) -> Incoming[Authorizing]:
         opened, terminal = open_request(Authorization, wire, self._tsm, ctx)

@@ -42,8 +42,10 @@ def test_a_run_measures_everything_on_both_databases(run):
     both = {SQLITE, POSTGRESQL}
     assert set(measured.commits) == set(measured.load) == both
     sites = {(kind, accounts) for kind in both for accounts in LITTLE.sizes}
-    assert set(measured.authorized.singles) == set(measured.authorized.batches) == sites
-    for spent in (*measured.authorized.singles.values(), *measured.authorized.batches.values()):
+    authorized = measured.authorized
+    ways = (authorized.singles, authorized.flights, authorized.batches)
+    assert all(set(of) == sites for of in ways)
+    for spent in (spent for of in ways for spent in of.values()):
         assert len(spent.used) == len(spent.floor) == len(spent.elapsed) == LITTLE.rounds
         assert spent.used_us > 0
         assert (spent.server_us is not None) == bool(spent.server)
@@ -88,6 +90,7 @@ def test_without_postgresql_it_says_so(run):
     authorized = measured.authorized
     kept = type(authorized)(
         singles={key: spent for key, spent in authorized.singles.items() if key[0] == SQLITE},
+        flights={key: spent for key, spent in authorized.flights.items() if key[0] == SQLITE},
         batches={key: spent for key, spent in authorized.batches.items() if key[0] == SQLITE},
         floor_between_us=1.0, floor_alone_us=1.0, floor_by_pow_us=1.0,
     )  # fmt: skip

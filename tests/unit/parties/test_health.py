@@ -155,6 +155,26 @@ def test_what_the_database_fails_is_counted() -> None:
     assert watched.has_failed
 
 
+def test_what_the_database_fails_among_many_is_counted() -> None:
+    class Failing(MemoryStore):
+        fails = True
+
+        def apply(self, unit):
+            if self.fails:
+                raise StorageFault
+            return super().apply(unit)
+
+    store = Failing()
+    metrics = Metrics(())
+    watched = WatchedStore(store, metrics)
+    assert [type(outcome) for outcome in watched.apply_all([NOTHING, NOTHING])] == [StorageFault] * 2
+    assert watched.has_failed
+    assert "tapveil_database_errors_total 1\n" in metrics.render()
+    store.fails = False
+    assert [type(outcome) for outcome in watched.apply_all([NOTHING])] == [Decision]
+    assert not watched.has_failed
+
+
 def test_certificates_are_in_date_or_not(environment: Path) -> None:
     pem = (environment / "pki/bank.bank-a.tls.pem").read_bytes()
     certificate = x509.load_pem_x509_certificate(pem)

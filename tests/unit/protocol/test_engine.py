@@ -497,6 +497,69 @@ def test_the_same_bytes_while_they_are_prepared_are_decided_once(counter: Counte
     assert (counter.add.prepared, counter.add.decided, counter.count.total) == (2, 1, 7)
 
 
+# --- many at once ----------------------------------------------------------------------------------------------------
+def _mixed(counter: Counter) -> list[Wire]:
+    """New requests, a repeat, a replay, one that is refused, one whose refusal is remembered, and bytes of nothing."""
+    stamp = Stamp.fresh(counter.clock.now_s(), ENTROPY)
+    first = counter.request(7, stamp)
+    return [
+        first, counter.request(8, stamp), counter.request(MANY + 1), first, counter.request(LOCKED), Wire(cose=b"x"),
+        counter.request(20), Wire(cose=b"x" * (AddStep.max_bytes + 1)),
+    ]  # fmt: skip
+
+
+def _one_by_one(counter: Counter, rpc: str, wires: list[Wire]) -> list[Wire | Exception]:
+    outcomes: list[Wire | Exception] = []
+    for wire in wires:
+        try:
+            outcomes.append(counter.engine.handle(rpc, wire, None))
+        except ProtocolError as refusal:
+            outcomes.append(refusal)
+    return outcomes
+
+
+@pytest.mark.parametrize("rpc", ["Counter.Add", "Counter.Confirm", "Counter.Peek"])
+def test_many_at_once_get_what_they_get_one_by_one(rpc: str) -> None:
+    together, alone = Counter(), Counter()
+    wires = _mixed(together)
+    outcomes = together.engine.handle_all(rpc, [(wire, None) for wire in wires])
+    expected = _one_by_one(alone, rpc, wires)
+    assert [type(outcome) for outcome in outcomes] == [type(outcome) for outcome in expected]
+    for wire, outcome, other in zip(wires, outcomes, expected, strict=True):
+        if isinstance(outcome, Wire):
+            assert isinstance(other, Wire)
+            assert together._total(outcome, wire) == alone._total(other, wire)
+    assert together.count == alone.count
+    assert {row.digest for row in together.store.scan(REQUESTS)} == {row.digest for row in alone.store.scan(REQUESTS)}
+    assert together.store.scan(OUTBOX) == ()
+
+
+def test_what_conflicts_among_many_is_decided_again_alone() -> None:
+    store = BusyStore()
+    counter = Counter(store)
+    store.conflicts = 2
+    wires = [counter.request(amount) for amount in (1, 2, 4)]
+    outcomes = counter.engine.handle_all("Counter.Add", [(wire, None) for wire in wires])
+    assert all(isinstance(outcome, Wire) for outcome in outcomes)
+    assert (counter.count.total, counter.add.decided) == (7, 5)
+
+
+def test_conflicts_without_end_are_one_request_s_fault_among_many() -> None:
+    store = BusyStore()
+    counter = Counter(store)
+    store.conflicts = ATTEMPTS
+    (outcome,) = counter.engine.handle_all("Counter.Add", [(counter.request(1), None)])
+    assert type(outcome) is Internal
+    assert (counter.count.total, counter.add.decided) == (0, ATTEMPTS)
+
+
+def test_an_engine_tells_which_requests_are_better_answered_together(counter: Counter) -> None:
+    assert counter.engine.gathers == frozenset()
+    steps: dict[str, Step[Any]] = {"Counter.Add": type("Gathering", (AddStep,), {"gathers": True})()}
+    engine = Engine(steps, store=counter.store, clock=counter.clock, entropy=ENTROPY, peers=counter.bank)
+    assert engine.gathers == {"Counter.Add"}
+
+
 # --- asking another party --------------------------------------------------------------------------------------------
 OUT_OF_REACH: tuple[type[ProtocolError], ...] = (Unavailable, Overloaded, Internal, StorageFault, PeerAnswerInvalid)
 

@@ -80,6 +80,43 @@ def test_a_batch_is_one_transaction_and_units_see_those_before_them(sample, tmp_
     store.close()
 
 
+def test_units_that_come_together_are_one_transaction_and_each_has_its_outcome(sample, tmp_path):
+    database = sample.create(tmp_path / "all.db")
+    store = DatabaseStore(database, sample.tables, Sealer(sample.data_key))
+    store.apply(insert(sample, sample.account(1)))
+    with commits(sample, database) as counted:
+        first, refused, second = store.apply_all([add(sample, 1, 1), refuse(Replay("seen")), add(sample, 1, 1)])
+        assert counted() == 1
+    assert (first.reply, second.reply) == (1, 2)
+    assert isinstance(refused, Replay)
+    taken = insert(sample, sample.account(1))
+    first, conflict, second = store.apply_all([add(sample, 1, 1), taken, add(sample, 1, 1)])
+    assert (first.reply, second.reply, type(conflict)) == (3, 4, Conflict)
+    store.close()
+    assert [type(outcome) for outcome in store.apply_all([add(sample, 1, 1)] * 2)] == [StorageFault] * 2
+
+
+def test_units_that_come_while_others_are_written_go_in_turn(sample, store):
+    store.apply(insert(sample, sample.account(1)))
+    entered, released = threading.Event(), threading.Event()
+
+    def hold(_rows):
+        entered.set()
+        released.wait(10)
+        return Decision()
+
+    with ThreadPoolExecutor(2) as pool:
+        held = pool.submit(store.apply, Unit((), hold))
+        entered.wait(10)
+        outcomes = pool.submit(store.apply_all, [add(sample, 1, 1), refuse(Replay("seen")), add(sample, 1, 1)])
+        while store.writer.waiting < 2:  # one may have been taken already
+            time.sleep(0.001)
+        released.set()
+        held.result(10)
+        first, refused, second = outcomes.result(10)
+    assert (first.reply, second.reply, type(refused)) == (1, 2, Replay)
+
+
 @contextlib.contextmanager
 def commits(sample, database):
     """Counts what the writer's connection commits, as the database itself sees it."""
@@ -158,6 +195,14 @@ def test_a_unit_sees_and_changes_declared_rows_only_whatever_its_neighbors_decla
     assert isinstance(read.exception(), LookupError)
     assert isinstance(write.exception(), Conflict)
     assert balance(sample, store, 1) == 1
+
+
+def test_a_unit_may_change_what_it_made_itself_among_others(sample, store):
+    first, then = sample.account(1), sample.account(1, balance=5)
+    both = Unit((), lambda _: Decision(writes=(Insert(sample.accounts, first), Update(sample.accounts, then))))
+    for outcome in store.apply_all([insert(sample, sample.account(2)), both]):
+        assert isinstance(outcome, Decision)
+    assert balance(sample, store, 1) == 5
 
 
 def test_unique_values_may_pass_from_row_to_row_in_one_transaction(sample, store):
@@ -240,6 +285,7 @@ def test_a_full_queue_refuses_and_closing_answers_all_that_wait():
     with pytest.raises(Overloaded) as caught:
         writer.submit(9)
     assert caught.value.status == "RESOURCE_EXHAUSTED"
+    assert [type(outcome) for outcome in writer.run_all([9, 10])] == [Overloaded, Overloaded]
     closing = threading.Thread(target=writer.close)
     closing.start()
     released.set()
