@@ -28,6 +28,9 @@ from protocol.types import MAX_LIFETIME_S, MAX_SKEW_S
 
 SIGN1_TAG: Final = b"\xd2"  # tag 18
 ENCRYPT0_TAG: Final = b"\xd0"  # tag 16
+_SIGN1_KINDS: Final[list[type]] = [bytes, dict, bytes, bytes]
+_ENCRYPT0_KINDS: Final[list[type]] = [bytes, dict, bytes]
+"""The parts of either: protected header, unprotected header, content; and the signature."""
 CTI_BYTES: Final = 16
 MAX_IDENTIFIER: Final = 64
 _ALG, _CONTENT_TYPE, _KID, _IV, _CLAIMS = 1, 3, 4, 5, 15
@@ -120,12 +123,13 @@ class Verified:
 
 
 def _context(name: str, request_digest: bytes) -> bytes:
-    return codec.encode(["tapveil-v1", name, request_digest]) if request_digest else _context_of_request(name)
+    return _context_start(name) + codec.byte_string(request_digest)
 
 
 @lru_cache(maxsize=256)
-def _context_of_request(name: str) -> bytes:
-    return codec.encode(["tapveil-v1", name, b""])
+def _context_start(name: str) -> bytes:
+    """The array of protocol, message and request up to its last item."""
+    return codec.array_head(3) + codec.text("tapveil-v1") + codec.text(name)
 
 
 def content_type(name: str) -> str:
@@ -137,12 +141,13 @@ def sign(key: PrivateKey, *, name: str, claims: Claims, payload: bytes, request_
     """COSE_Sign1 over `payload`. `request_digest` is empty for requests and forwarded objects."""
     protected = _protected(name, key.public.thumbprint, claims)
     signature = P256.sign(key, _to_be_signed(protected, _context(name, request_digest), payload))
-    return SIGN1_TAG + _sign1(protected, payload, signature)
+    return _sign1(protected, payload, signature)
 
 
 def _sign1(protected: bytes, payload: bytes, signature: bytes) -> bytes:
-    """The array without its tag, its unprotected header empty. (cbor2 takes three times as long over the empty map.)"""
-    parts = (b"\x84", codec.byte_string(protected), b"\xa0", codec.byte_string(payload), codec.byte_string(signature))
+    """The tagged array, its unprotected header empty. (cbor2 takes three times as long over the empty map.)"""
+    head, between = SIGN1_TAG + b"\x84", b"\xa0"
+    parts = (head, codec.byte_string(protected), between, codec.byte_string(payload), codec.byte_string(signature))
     return b"".join(parts)
 
 
@@ -150,7 +155,7 @@ def _protected(name: str, kid: bytes, claims: Claims) -> bytes:
     """The protected header of a COSE_Sign1: what each request of one sender has alike is encoded once."""
     return b"".join((
         _names(name, kid, claims.issuer, claims.audience),
-        _AT_EXP, codec.unsigned(claims.expires_at_s), _AT_IAT, codec.unsigned(claims.issued_at_s),
+        _AT_EXP, codec.encode(claims.expires_at_s), _AT_IAT, codec.encode(claims.issued_at_s),
         _AT_CTI, codec.byte_string(claims.nonce),
     ))  # fmt: skip
 
@@ -165,10 +170,10 @@ def _names(name: str, kid: bytes, issuer: str, audience: str) -> bytes:
 
 def parse_sign1(data: bytes, *, max_bytes: int) -> Sign1:
     """Raises: Oversize, Malformed, WrongMessage (another tag or content type scheme)."""
-    protected, unprotected, payload, signature = _parts(data, SIGN1_TAG, 4, max_bytes)
+    protected, unprotected, payload, signature = _parts(data, SIGN1_TAG, _SIGN1_KINDS, max_bytes)
     if unprotected != {}:
         raise Malformed("unprotected header is not empty")
-    if _sign1(protected, payload, signature) != data[1:]:
+    if _sign1(protected, payload, signature) != data:
         raise Malformed("not the deterministic encoding")
     name, kid, claims = _header_parts(protected)
     return Sign1(
@@ -272,7 +277,7 @@ def _encryption_context(protected: bytes, name: str, request_digest: bytes) -> b
 
 
 def _parse_encrypt0(data: bytes, alg: int, name: str, max_bytes: int) -> tuple[bytes, Any, bytes]:
-    protected, unprotected, ciphertext = _parse(data, ENCRYPT0_TAG, 3, max_bytes)
+    protected, unprotected, ciphertext = _parse(data, ENCRYPT0_TAG, _ENCRYPT0_KINDS, max_bytes)
     header = _header(protected, {_ALG, _CONTENT_TYPE})
     if _name(header[_CONTENT_TYPE]) != name:
         raise WrongMessage(f"sealed as another message than {name}")
@@ -281,22 +286,21 @@ def _parse_encrypt0(data: bytes, alg: int, name: str, max_bytes: int) -> tuple[b
     return protected, unprotected, ciphertext
 
 
-def _parse(data: bytes, tag: bytes, length: int, max_bytes: int) -> list[Any]:
-    parts = _parts(data, tag, length, max_bytes)
+def _parse(data: bytes, tag: bytes, kinds: list[type], max_bytes: int) -> list[Any]:
+    parts = _parts(data, tag, kinds, max_bytes)
     if codec.encode(parts) != data[1:]:
         raise Malformed("not the deterministic encoding")
     return parts
 
 
-def _parts(data: bytes, tag: bytes, length: int, max_bytes: int) -> list[Any]:
+def _parts(data: bytes, tag: bytes, kinds: list[type], max_bytes: int) -> list[Any]:
     """The parts of a tagged COSE array: byte strings, but for the unprotected header in second place."""
     if data[:1] != tag:
         raise WrongMessage("not the COSE form this call takes")
     parts = codec.read(data[1:], max_bytes=max_bytes)
-    if type(parts) is not list or len(parts) != length:
+    if type(parts) is not list or len(parts) != len(kinds):
         raise Malformed("not a COSE array of this form")
-    first, unprotected, *rest = map(type, parts)
-    if unprotected is not dict or first is not bytes or rest.count(bytes) != len(rest):
+    if [*map(type, parts)] != kinds:
         raise Malformed("COSE parts are not byte strings")
     return parts
 

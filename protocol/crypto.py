@@ -35,10 +35,7 @@ IV_BYTES: Final = 12
 
 def sha256(*parts: bytes) -> bytes:
     """SHA-256 of the concatenation. Callers that hash several fields encode them first (`codec.encode`)."""
-    state = hashlib.sha256()
-    for part in parts:
-        state.update(part)
-    return state.digest()
+    return hashlib.sha256(b"".join(parts)).digest()
 
 
 def same(left: bytes, right: bytes) -> bool:

@@ -24,6 +24,7 @@ REQUEST_LIFETIME_S: Final = 3600
 REPLY_LIFETIME_S: Final = 3600
 OBJECT_LIFETIME_S: Final = 400 * 24 * 3600
 """Bound on the life of objects that outlive their message: certificates and promises."""
+_PAIR: Final = codec.array_head(2)
 WALLET_TIME_GRID_S: Final = 60
 """A wallet rounds `iat` down to this grid, so that its clock's offset does not tell phones apart."""
 
@@ -38,7 +39,7 @@ class Wire:
     @property
     def digest(self) -> bytes:
         """SHA-256 that replies are bound to and that repeats are recognized by."""
-        return sha256(codec.encode([self.cose, self.session]))
+        return sha256(_PAIR, codec.byte_string(self.cose), codec.byte_string(self.session))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

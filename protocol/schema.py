@@ -7,9 +7,10 @@ is refused: an unknown or missing field, a wrong type, a size over the bound.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Annotated, Any, ClassVar, Final, Protocol, Self, TypeAlias, get_args, get_origin, get_type_hints
 
 from protocol import codec
@@ -43,17 +44,16 @@ class Bytes:
     def parse(self, plain: Any) -> bytes:
         if type(plain) is not bytes:
             raise Malformed("not a byte string")
+        if self.low <= len(plain) <= self.high:
+            return plain
         if len(plain) > self.high:
             raise Oversize(f"{len(plain)} bytes in a field, at most {self.high}")
-        if len(plain) < self.low:
-            raise Malformed("byte string too short")
-        return plain
+        raise Malformed("byte string too short")
 
     def plain(self, value: bytes) -> bytes:
         return value
 
-    def encode(self, value: bytes) -> bytes:
-        return codec.byte_string(value)
+    encode = staticmethod(codec.byte_string)
 
     def cddl(self) -> str:
         return f"bstr .size {self.low}" if self.low == self.high else f"bstr .size ({self.low}..{self.high})"
@@ -71,18 +71,22 @@ class Text:
             raise Malformed("not a text")
         if len(plain) > self.high:
             raise Oversize(f"{len(plain)} characters in a field, at most {self.high}")
-        if not re.fullmatch(self.pattern, plain):
+        if not _matcher(self.pattern)(plain):
             raise Malformed("text has characters that are not allowed")
         return plain
 
     def plain(self, value: str) -> str:
         return value
 
-    def encode(self, value: str) -> bytes:
-        return codec.encode(value)
+    encode = staticmethod(codec.encode)
 
     def cddl(self) -> str:
         return f'tstr .regexp "{self.pattern}"'
+
+
+@cache
+def _matcher(pattern: str) -> Callable[[str], re.Match[str] | None]:
+    return re.compile(pattern).fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +103,7 @@ class Uint:
     def plain(self, value: int) -> int:
         return value
 
-    def encode(self, value: int) -> bytes:
-        return codec.encode(value)
+    encode = staticmethod(codec.encode)
 
     def cddl(self) -> str:
         return f"0..{self.high}"
@@ -118,8 +121,7 @@ class Flag:
     def plain(self, value: bool) -> bool:
         return value
 
-    def encode(self, value: bool) -> bytes:
-        return codec.encode(value)
+    encode = staticmethod(codec.encode)
 
     def cddl(self) -> str:
         return "bool"
@@ -140,8 +142,7 @@ class Choice:
     def plain(self, value: StrEnum) -> str:
         return value.value
 
-    def encode(self, value: StrEnum) -> bytes:
-        return codec.encode(value.value)
+    encode = staticmethod(codec.text)
 
     def cddl(self) -> str:
         return " / ".join(f'"{member.value}"' for member in self.members)
@@ -160,13 +161,15 @@ class Many:
             raise Malformed("not a list of enough items")
         if len(plain) > self.high:
             raise Oversize(f"{len(plain)} items, at most {self.high}")
-        return tuple(self.item.parse(item) for item in plain)
+        parse = self.item.parse
+        return tuple([parse(item) for item in plain])
 
     def plain(self, value: tuple[Any, ...]) -> list[Any]:
         return [self.item.plain(item) for item in value]
 
     def encode(self, value: tuple[Any, ...]) -> bytes:
-        return codec.array_head(len(value)) + b"".join(map(self.item.encode, value))
+        encode = self.item.encode
+        return codec.array_head(len(value)) + b"".join([encode(item) for item in value])
 
     def cddl(self) -> str:
         return f"[{self.low}*{self.high} {self.item.cddl()}]"
@@ -192,7 +195,8 @@ class Nested:
 
 
 class Record:
-    """Base of payloads and of the maps inside them. Subclasses are frozen dataclasses whose fields carry a Spec."""
+    """Base of payloads and of the maps inside them. Subclasses are frozen dataclasses with slots, and each field
+    carries a Spec: `parse` fills the slots itself, which takes half as long as `__init__`."""
 
     __slots__ = ()
     NAME: ClassVar[str]
@@ -211,10 +215,13 @@ class Record:
     @classmethod
     def parse(cls, plain: Any) -> Self:
         """Raises: Malformed, Oversize."""
-        specs = cls.specs()
-        if type(plain) is not dict or plain.keys() != specs.keys():
+        layout = _LAYOUTS[cls]
+        if type(plain) is not dict or plain.keys() != layout.names:
             raise Malformed(f"fields are not exactly those of {cls.NAME}")
-        return cls(**{name: spec.parse(plain[name]) for name, spec in specs.items()})
+        record = object.__new__(cls)
+        for name, parse, put in layout.parsers:
+            put(record, parse(plain[name]))
+        return record
 
     def plain(self) -> dict[str, Any]:
         """The CBOR map of this record."""
@@ -230,23 +237,45 @@ class Record:
 
     def to_bytes(self) -> bytes:
         """Deterministic CBOR. (cbor2 would sort the names anew each time.)"""
-        head, fields = self._layout()
-        return head + b"".join([key + encode(getattr(self, name)) for key, name, encode in fields])
-
-    @classmethod
-    def _layout(cls) -> _Layout:
-        if cls not in _LAYOUTS:
-            fields = sorted(((codec.encode(name), name) for name in cls.specs()), key=lambda field: field[0])
-            encoders: list[_Encoder] = [(key, name, cls.specs()[name].encode) for key, name in fields]
-            _LAYOUTS[cls] = (codec.map_head(len(encoders)), encoders)
-        return _LAYOUTS[cls]
+        layout = _LAYOUTS[type(self)]
+        parts = [layout.head]
+        for key, name, encode in layout.encoders:
+            parts.append(key)
+            parts.append(encode(getattr(self, name)))
+        return b"".join(parts)
 
 
-_Encoder: TypeAlias = tuple[bytes, str, Callable[[Any], bytes]]
-_Layout: TypeAlias = tuple[bytes, list[_Encoder]]
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What it takes to read and to write one kind of record, looked up once."""
+
+    names: Set[str]
+    """The fields' names."""
+    parsers: list[tuple[str, Callable[[Any], Any], Callable[[Any, Any], None]]]
+    """Each field's name, parser and slot, in the order of declaration."""
+    head: bytes
+    """How the encoding begins."""
+    encoders: list[tuple[bytes, str, Callable[[Any], bytes]]]
+    """Each field's encoded name, its name and its encoder, in the order of encoding."""
+
+
+class _Layouts(dict[type[Any], _Layout]):
+    """Layouts by kind of record, made at first use: annotations are complete by then."""
+
+    def __missing__(self, kind: type[Any]) -> _Layout:
+        specs = kind.specs()
+        keys = sorted((codec.encode(name), name) for name in specs)
+        layout = self[kind] = _Layout(
+            names=specs.keys(),
+            parsers=[(name, spec.parse, getattr(kind, name).__set__) for name, spec in specs.items()],
+            head=codec.map_head(len(specs)),
+            encoders=[(key, name, specs[name].encode) for key, name in keys],
+        )
+        return layout
+
+
 _SPECS: Final[dict[type[Any], dict[str, Spec]]] = {}
-_LAYOUTS: Final[dict[type[Any], _Layout]] = {}
-"""How the encoding of a record begins; then each field's encoded name, in order, its name, and how it is encoded."""
+_LAYOUTS: Final = _Layouts()
 MESSAGES: Final[dict[str, type[Message]]] = {}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 from weakref import WeakValueDictionary
@@ -68,16 +69,18 @@ def _subclass(table: Table[Any], columns: tuple[str, ...], opener: Opener) -> ty
     clear_of = values_of(tuple(column for column in columns if column not in places))
     names, key = frozenset(columns), frozenset(table.key)
 
-    def whole(self: Any, *args: Value, **values: Value) -> None:
-        plain.__init__(self, *args, **values)
+    def whole(self: Any, **values: Value) -> None:
+        row = plain(**values)
+        for column, put in puts.items():
+            put(self, getattr(row, column))
         put_stored(self, None)
         put_open(self, tuple(places))
 
-    def look(self: Any, column: str) -> Any:  # Python asks this for an attribute that is not set yet
-        if column not in places:
-            raise AttributeError(column)
+    def look(self: Any, column: str) -> Any:
+        if column in self._open:
+            return slots[column].__get__(self, plain)
         value = opener(column, self._stored[places[column]], table.key_of(self))
-        slots[column].__set__(self, value)
+        puts[column](self, value)
         put_open(self, (*self._open, column))
         return value
 
@@ -109,11 +112,11 @@ def _subclass(table: Table[Any], columns: tuple[str, ...], opener: Opener) -> ty
 
     attributes = {
         "__slots__": (_STORED, _OPEN, "__weakref__"), "__qualname__": plain.__qualname__,
-        "__module__": plain.__module__, "__init__": whole, "__getattr__": look, "__eq__": equal,
-        "__hash__": plain.__hash__, "__replace__": alter, _CLOSED: closed,
+        "__module__": plain.__module__, "__init__": whole, "__eq__": equal, "__hash__": plain.__hash__,
+        "__replace__": alter, _CLOSED: closed, **{column: property(partial(look, column=column)) for column in places},
     }  # fmt: skip
     kind = type(plain.__name__, (plain,), attributes)
-    puts = {column: _setter(kind, column) for column in columns}
+    puts = {column: _setter(plain, column) for column in columns}
     put_stored, put_open = _setter(kind, _STORED), _setter(kind, _OPEN)
     return kind
 

@@ -19,8 +19,8 @@ from protocol.errors import StorageFault
 BEGIN_TO_READ: Final = "BEGIN"
 BEGIN_TO_WRITE: Final = "BEGIN IMMEDIATE"
 """SQLite takes its lock at once, so that two writers never both hold what they read."""
-LOG_PAGES: Final = 256
-"""Pages (1 MiB) of write-ahead log that are copied into the database at once.
+LOG_PAGES: Final = 1024
+"""Pages (4 MiB) of write-ahead log that are copied into the database at once.
 
 Once the log has grown to that, commits go over its old pages. Until then each makes the file longer, and a commit takes
 the kernel two to three times as long.

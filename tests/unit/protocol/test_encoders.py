@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass, replace
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
 import cbor2
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from protocol import codec, cose
 from protocol.crypto import PrivateKey
@@ -15,7 +17,8 @@ from protocol.errors import Malformed, Oversize, WrongMessage
 from protocol.rows import Table, changed, values_of
 from protocol.schema import Bytes, Choice, Flag, Many, Nested, Record, Text, Uint
 
-LENGTHS = (0, 1, 23, 24, 255, 256, 65_535, 65_536)
+LENGTHS = (0, 1, 22, 23, 24, 25, 254, 255, 256, 257, 65_535, 65_536)
+NUMBERS = (*LENGTHS, (1 << 24) - 1, 1 << 24, (1 << 32) - 1, 1 << 32, 1 << 40, 1 << 56, (1 << 64) - 1)
 
 
 class Color(StrEnum):
@@ -46,18 +49,102 @@ def outer(size: int = 3, inner: int = 2) -> Outer:
     )  # fmt: skip
 
 
+class Words(str):
+    """A text of another type, as members of enumerations are."""
+
+    __slots__ = ()
+
+
 @pytest.mark.parametrize("length", LENGTHS)
-def test_byte_strings_and_numbers(length):
+def test_strings_and_arrays(length):
+    for value in (bytes(length), "a" * length, "é" * length, [0] * length, [b"ab", "c", -1, True, {}] * length):
+        assert codec.encode(value) == cbor2.dumps(value, canonical=True)
     assert codec.byte_string(bytes(length)) == cbor2.dumps(bytes(length), canonical=True)
-    assert codec.unsigned(length) == cbor2.dumps(length, canonical=True)
+    assert codec.text("é" * length) == cbor2.dumps("é" * length, canonical=True)
 
 
-@pytest.mark.parametrize("length", [0, 1, 23, 24, 40])
-def test_heads(length):
-    numbers = [0] * length
-    entries = dict.fromkeys(range(length), 0)
-    assert codec.array_head(length) == codec.encode(numbers)[: len(codec.encode(numbers)) - length]
-    assert codec.map_head(length) == codec.encode(entries)[: len(codec.map_head(length))]
+@pytest.mark.parametrize(
+    "number", [sign * (number + more) for number in NUMBERS for sign in (1, -1) for more in (0, 1)]
+)
+def test_numbers(number):
+    assert codec.encode(number) == cbor2.dumps(number, canonical=True)
+
+
+@pytest.mark.parametrize("value", [True, False, None, 1.0, Color.RED, Words("red"), bytearray(b"ab"), (1, "a"), {2: 3}])
+def test_a_value_of_another_type_is_left_to_cbor2(value):
+    assert codec.encode(1) != codec.encode(True)
+    assert codec.encode(value) == cbor2.dumps(value, canonical=True)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.recursive(
+    st.integers(-(1 << 66), 1 << 66) | st.binary(max_size=300) | st.text(max_size=300) | st.booleans(),
+    lambda inner: st.lists(inner, max_size=30) | st.dictionaries(st.text(max_size=30), inner, max_size=30),
+    max_leaves=30,
+))  # fmt: skip
+def test_any_value_is_encoded_as_by_cbor2(value):
+    assert codec.encode(value) == cbor2.dumps(value, canonical=True)
+
+
+def test_a_text_that_no_encoding_has_is_refused():
+    for encode in (codec.encode, codec.text):
+        with pytest.raises(UnicodeEncodeError):
+            encode("a\ud800")
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_heads(number):
+    as_number = cbor2.dumps(number)
+    for head, major in ((codec.array_head(number), 4), (codec.map_head(number), 5)):
+        assert head == bytes((major << 5 | as_number[0],)) + as_number[1:]
+
+
+def test_fields_are_encoded_by_their_spec():
+    for spec, value, plain in (
+        (Bytes(0, 3), b"ab", b"ab"),
+        (Text(3, "[a-z]*"), "abc", "abc"),
+        (Uint(9), 9, 9),
+        (Flag(), True, True),
+        (Choice(Color), Color.RED, "red"),
+        (Many(Choice(Color), 0, 300), (Color.RED,) * 300, ["red"] * 300),
+        (Nested(Inner), Inner(number=300), {"number": 300}),
+        (Uint(9), -1, -1),  # one's own fault is not hidden by another encoding: the receiver refuses it
+        (Uint(9), True, True),
+    ):
+        assert spec.encode(value) == cbor2.dumps(plain, canonical=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Empty(Record):
+    NAME: ClassVar[str] = "empty"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wider(Inner):
+    NAME: ClassVar[str] = "wider"
+    more: Annotated[bytes, Bytes(1, 1)] = b"a"
+
+
+def test_records_of_no_field_and_of_inherited_fields():
+    assert (Empty().to_bytes(), Empty.from_bytes(b"\xa0")) == (b"\xa0", Empty())
+    wider = Wider(number=1)
+    assert wider.to_bytes() == cbor2.dumps({"number": 1, "more": b"a"}, canonical=True)
+    assert Wider.from_bytes(wider.to_bytes()) == wider
+    assert Inner.from_bytes(Inner(number=1).to_bytes()) == Inner(number=1)
+    with pytest.raises(Malformed) as caught:
+        Wider.from_bytes(Inner(number=1).to_bytes())  # a default is not what a field that is missing says
+    assert caught.value.code == "MALFORMED"
+
+
+def test_a_record_that_was_read_is_frozen():
+    record = Inner.from_bytes(Inner(number=1).to_bytes())
+    with pytest.raises(FrozenInstanceError):
+        record.number = 2
+    assert (record, hash(record), replace(record, number=2)) == (
+        Inner(number=1),
+        hash(Inner(number=1)),
+        Inner(number=2),
+    )
 
 
 @pytest.mark.parametrize(("size", "inner"), [(0, 0), (30, 1), (300, 23), (70_000, 40)])
