@@ -7,8 +7,8 @@ record that is not signed may hold certificates only, which prove themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from protocol.card import tlv
@@ -55,6 +55,15 @@ class Afl:
     """Application File Locator, tag 94."""
 
     entries: tuple[AflEntry, ...]
+    _places: tuple[tuple[tuple[int, int], bool], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        places = (
+            ((entry.sfi, number), number < entry.first + entry.signed)
+            for entry in self.entries
+            for number in range(entry.first, entry.last + 1)
+        )
+        object.__setattr__(self, "_places", tuple(places))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Afl:
@@ -75,11 +84,9 @@ class Afl:
         """As GET PROCESSING OPTIONS returns it."""
         return b"".join(bytes([entry.sfi << 3, entry.first, entry.last, entry.signed]) for entry in self.entries)
 
-    def walk(self) -> Iterator[tuple[tuple[int, int], bool]]:
+    def walk(self) -> tuple[tuple[tuple[int, int], bool], ...]:
         """(file, record) in reading order, each with whether it is signed."""
-        for entry in self.entries:
-            for number in range(entry.first, entry.last + 1):
-                yield (entry.sfi, number), number < entry.first + entry.signed
+        return self._places
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,32 +131,29 @@ def read_files(afl: Afl, records: Mapping[tuple[int, int], bytes], *, aip: bytes
     """
     data: dict[int, bytes] = {}
     signed_part = b""
-    named = tuple(afl.walk())
+    named = afl.walk()
     for place, signed in named:
-        if place not in records:
+        record = records.get(place)
+        if record is None:
             raise CardDataInvalid("record is missing")
-        template = _template(records[place])
-        for item in template.children:
-            if item.tag in data:
+        if len(record) > MAX_RECORD_BYTES:
+            raise Oversize("record is over 254 bytes")
+        _, inside, objects = tlv.parse_one(record, RECORD_TEMPLATE)
+        for tag, value, _ in objects:
+            if tag in data:
                 raise CardDataInvalid("data object occurs twice in the records")
-            if not signed and item.tag not in CERTIFICATE_TAGS:
+            if not signed and tag not in CERTIFICATE_TAGS:
                 raise CardDataInvalid("data object stands outside the signed records")
-            data[item.tag] = item.value
+            data[tag] = value
         if signed:
             # Book 3 §10.3: in files 1 to 10 the template's tag and length are not part of the signed data.
-            signed_part += template.value
+            signed_part += inside
     if len(records) != len(named):
         raise CardDataInvalid("there are records that the file locator does not name")
     # Book 3 §10.3: the tag list may name the AIP only, whose value then ends the signed data.
     if data.get(TAG_LIST) != AIP:
         raise CardDataInvalid("application interchange profile is not among the signed data")
     return CardFiles(data=data, static_data=signed_part + aip)
-
-
-def _template(record: bytes) -> tlv.Tlv:
-    if len(record) > MAX_RECORD_BYTES:
-        raise Oversize("record is over 254 bytes")
-    return tlv.decode_one(record, RECORD_TEMPLATE)
 
 
 def make_record(sfi: int, number: int, *objects: tuple[int, bytes]) -> Record:

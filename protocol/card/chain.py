@@ -48,11 +48,7 @@ def verify_card(
     """
     files = read_files(_locator(afl), records, aip=aip)
     ca = _find_ca(ca_keys, rid=aid[:RID_BYTES], index=files.get(0x8F))
-    issuer = _issuer_of(
-        ca,
-        Certificate(signature=files.get(0x90), remainder=files.data.get(0x92, b""), exponent=files.get(0x9F32)),
-        today.replace(day=1),
-    )
+    issuer = _issuer_of(ca, files.get(0x90), files.data.get(0x92, b""), files.get(0x9F32), today)
     icc = verify_icc_certificate(
         issuer,
         Certificate(signature=files.get(0x9F46), remainder=files.data.get(0x9F48, b""), exponent=files.get(0x9F47)),
@@ -70,9 +66,10 @@ def _locator(afl: bytes) -> Afl:
 
 
 @lru_cache(maxsize=64)
-def _issuer_of(ca: CaKey, certificate: Certificate, month: date) -> IssuerKey:
-    """All cards of an issuer carry the same certificate; it expires by months. A refusal is not kept."""
-    return verify_issuer_certificate(ca, certificate, today=month)
+def _issuer_of(ca: CaKey, signature: bytes, remainder: bytes, exponent: bytes, today: date) -> IssuerKey:
+    """All cards of an issuer carry the same certificate. A refusal is not kept."""
+    certificate = Certificate(signature=signature, remainder=remainder, exponent=exponent)
+    return verify_issuer_certificate(ca, certificate, today=today)
 
 
 def _find_ca(ca_keys: Iterable[CaKey], *, rid: bytes, index: bytes) -> CaKey:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import hmac
 from enum import IntEnum
+from typing import Final
 
 from protocol.card import recovery, tlv
 from protocol.card.dynamic import CombinedData, encode_number, parse_combined, verify_dynamic
 from protocol.card.rsa import PublicKey
 from protocol.errors import CardDataInvalid
+
+_INFORMATION: Final = tlv.tag_bytes(0x9F27) + tlv.length_bytes(1)
+_ATC: Final = tlv.tag_bytes(0x9F36) + tlv.length_bytes(2)
 
 
 class CryptogramType(IntEnum):
@@ -38,7 +42,7 @@ def transaction_hash(
     `cdol_data` is CDOL1's data, for the second GENERATE AC CDOL2's after it. The card's answer goes in as it stands in
     the response, without the signature: 9F27, 9F36, 9F10.
     """
-    answer = tlv.encode_all(((0x9F27, bytes([information])), (0x9F36, atc.to_bytes(2, "big")), (0x9F10, issuer_data)))
+    answer = b"%b%c%b%b%b" % (_INFORMATION, information, _ATC, atc.to_bytes(2, "big"), tlv.encode(0x9F10, issuer_data))
     return recovery.digest(pdol_data + b"".join(cdol_data) + answer)
 
 

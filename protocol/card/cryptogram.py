@@ -14,6 +14,7 @@ from protocol.card.keys import encrypt_blocks, odd_parity
 
 BLOCK_BYTES: Final = 8
 CRYPTOGRAM_BYTES: Final = 8
+_CHAINED: Final = modes.CBC(bytes(BLOCK_BYTES))
 
 
 def derive_session_key(card_key: bytes, *, atc: int) -> bytes:
@@ -28,10 +29,11 @@ def compute_cryptogram(session_key: bytes, data: bytes) -> bytes:
     """Eight bytes of ISO/IEC 9797-1 MAC algorithm 3 with padding method 2 (Annex A1.2.1, s = 8)."""
     padded = data + b"\x80"
     padded += bytes(-len(padded) % BLOCK_BYTES)
-    first, second = session_key[:8], session_key[8:]
     # Algorithm 3 is DES-CBC under the first half, and the last block under both; DES is Triple DES with one key thrice.
-    chain = _cbc(first * 3, bytes(BLOCK_BYTES), padded[:-BLOCK_BYTES])[-BLOCK_BYTES:] or bytes(BLOCK_BYTES)
-    return _cbc(first + second + first, chain, padded[-BLOCK_BYTES:])
+    encryptor = Cipher(TripleDES(session_key[:8] * 3), _CHAINED).encryptor()
+    chained = encryptor.update(padded[:-BLOCK_BYTES]) + encryptor.finalize()
+    last = int.from_bytes(chained[-BLOCK_BYTES:], "big") ^ int.from_bytes(padded[-BLOCK_BYTES:], "big")
+    return encrypt_blocks(session_key, last.to_bytes(BLOCK_BYTES, "big"))
 
 
 def compute_response(session_key: bytes, cryptogram: bytes, response_code: bytes) -> bytes:
@@ -39,10 +41,5 @@ def compute_response(session_key: bytes, cryptogram: bytes, response_code: bytes
 
     `response_code` is 8A, two bytes. Eight bytes come back.
     """
-    mixed = bytes(a ^ b for a, b in zip(cryptogram, response_code + bytes(6), strict=True))
-    return encrypt_blocks(session_key, mixed)
-
-
-def _cbc(key: bytes, start: bytes, blocks: bytes) -> bytes:
-    encryptor = Cipher(TripleDES(key), modes.CBC(start)).encryptor()
-    return encryptor.update(blocks) + encryptor.finalize()
+    first, second = response_code
+    return encrypt_blocks(session_key, bytes((cryptogram[0] ^ first, cryptogram[1] ^ second)) + cryptogram[2:])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntFlag
+from functools import lru_cache
 from typing import Final
 
 from protocol.errors import CardDataInvalid
@@ -46,6 +47,15 @@ class Cvr(IntFlag):
 
 
 ALL: Final = sum(Cvr)
+_HEAD: Final = bytes((FORMAT, KEY_INDEX))
+
+
+@lru_cache(maxsize=64)
+def _results(data: bytes) -> Cvr:
+    bits = int.from_bytes(data, "big")
+    if bits & ~ALL:
+        raise CardDataInvalid("card verification results have reserved bits set")
+    return Cvr(bits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +68,10 @@ class IssuerData:
     @classmethod
     def from_bytes(cls, data: bytes) -> IssuerData:
         """Raises: CardDataInvalid: length, format, key index, or a bit that no card of ours sets."""
-        if len(data) != ISSUER_DATA_BYTES or data[:2] != bytes((FORMAT, KEY_INDEX)):
+        if len(data) != ISSUER_DATA_BYTES or not data.startswith(_HEAD):
             raise CardDataInvalid("issuer application data has another format")
-        bits = int.from_bytes(data[2:6], "big")
-        if bits & ~ALL:
-            raise CardDataInvalid("card verification results have reserved bits set")
-        return cls(cvr=Cvr(bits), opening=data[6:])
+        return cls(cvr=_results(data[2:6]), opening=data[6:])
 
     def to_bytes(self) -> bytes:
         """The value of 9F10."""
-        return bytes((FORMAT, KEY_INDEX)) + int(self.cvr).to_bytes(4, "big") + self.opening
+        return _HEAD + int(self.cvr).to_bytes(4, "big") + self.opening

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
+from struct import Struct
 from typing import Final
 
 from protocol.card import tlv
@@ -60,13 +60,13 @@ class Dol:
     """A parsed list; `from_bytes` is the only way in that a peer's bytes take."""
 
     entries: tuple[DolEntry, ...]
-    _places: tuple[tuple[int, int, int], ...] = field(init=False, repr=False, compare=False)
-    """Tag, and where its value begins and ends in the answer."""
+    _tags: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    _values: Struct = field(init=False, repr=False, compare=False)
+    """The answer, cut where each tag's value ends."""
 
     def __post_init__(self) -> None:
-        ends = tuple(accumulate(entry.length for entry in self.entries))
-        places = ((entry.tag, end - entry.length, end) for entry, end in zip(self.entries, ends, strict=True))
-        object.__setattr__(self, "_places", tuple(places))
+        object.__setattr__(self, "_tags", tuple(entry.tag for entry in self.entries))
+        object.__setattr__(self, "_values", Struct("".join(f"{entry.length}s" for entry in self.entries)))
 
     @classmethod
     def of(cls, *pairs: tuple[int, int]) -> Dol:
@@ -104,7 +104,7 @@ class Dol:
     @property
     def data_length(self) -> int:
         """Bytes in the answer."""
-        return self._places[-1][2] if self._places else 0
+        return self._values.size
 
     def build(self, values: Mapping[int, bytes]) -> bytes:
         """The terminal's side: the answer from what is at hand, each value fitted to the length asked for."""
@@ -112,9 +112,9 @@ class Dol:
 
     def split(self, data: bytes) -> dict[int, bytes]:
         """The card's side: tag → value. Raises: CardDataInvalid when the length is not exactly the list's."""
-        if len(data) != self.data_length:
+        if len(data) != self._values.size:
             raise CardDataInvalid("data does not have the length its list asks for")
-        return {tag: data[start:end] for tag, start, end in self._places}
+        return dict(zip(self._tags, self._values.unpack(data), strict=True))
 
 
 def _fitted(entry: DolEntry, value: bytes | None) -> bytes:

@@ -6,8 +6,7 @@ hash follow it. Each parser takes exactly its own length, so neither kind passes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from protocol.card import recovery
 from protocol.card.rsa import PrivateKey, PublicKey
@@ -23,8 +22,7 @@ _FORMAT: Final = b"\x05\x01"
 _CRYPTOGRAM_BYTES: Final = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CombinedData:
+class CombinedData(NamedTuple):
     """ICC dynamic data of CDA (Book 2 §6.6.1)."""
 
     number: bytes
@@ -85,9 +83,4 @@ def parse_combined(dynamic_data: bytes) -> CombinedData:
     number, rest = _split_number(dynamic_data)
     if len(rest) != 1 + _CRYPTOGRAM_BYTES + recovery.HASH_BYTES:
         raise CardDataInvalid("no cryptogram and transaction hash are signed")
-    return CombinedData(
-        number=number,
-        information=rest[0],
-        cryptogram=rest[1 : 1 + _CRYPTOGRAM_BYTES],
-        transaction_hash=rest[1 + _CRYPTOGRAM_BYTES :],
-    )
+    return CombinedData(number, rest[0], rest[1 : 1 + _CRYPTOGRAM_BYTES], rest[1 + _CRYPTOGRAM_BYTES :])

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from protocol.ports import Entropy
 
 KEY_BYTES: Final = 16
+# Single blocks of derivation input, never a message: chaining has nothing to chain.
+_SINGLE_BLOCKS: Final = modes.ECB()  # noqa: S305
 _MIN_PAN_DIGITS: Final = 17
 _MAX_PAN_DIGITS: Final = 19
 _DECIMALIZED: Final = str.maketrans("abcdef", "012345")
@@ -62,9 +64,7 @@ def generate_master_key(entropy: Entropy) -> bytes:
 
 def encrypt_blocks(key: bytes, blocks: bytes) -> bytes:
     """Two-key Triple DES on independent blocks, key order K1, K2, K1."""
-    # Single blocks of derivation input, never a message: chaining has nothing to chain.
-    cipher = Cipher(TripleDES(key + key[:8]), modes.ECB())  # noqa: S305
-    encryptor = cipher.encryptor()
+    encryptor = Cipher(TripleDES(key + key[:8]), _SINGLE_BLOCKS).encryptor()
     return encryptor.update(blocks) + encryptor.finalize()
 
 

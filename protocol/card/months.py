@@ -26,11 +26,13 @@ class Month:
             raise CardDataInvalid("not a month that a card can name")
 
     @classmethod
+    @lru_cache(maxsize=64)
     def of(cls, day: date) -> Month:
         """The month that `day` is in."""
         return cls(year=day.year, month=day.month)
 
     @classmethod
+    @lru_cache(maxsize=64)
     def from_mmyy(cls, data: bytes) -> Month:
         """Parse a certificate's expiry (Book 2 §6.3, §6.4). Raises: CardDataInvalid."""
         text = data.hex()

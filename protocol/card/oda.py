@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from protocol.card import recovery
 from protocol.card.months import Month
@@ -76,8 +76,7 @@ class Certified:
     static_data: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Subject:
+class _Subject(NamedTuple):
     """The fields that both kinds of certificate have, with the name still encoded."""
 
     name: bytes
@@ -128,7 +127,7 @@ def _recover(
         key = PublicKey.from_bytes(room[:size] + certificate.remainder, certificate.exponent)
     except CardKeyInvalid as exc:
         raise CardDataInvalid("certified key is none that is used here") from exc
-    return _Subject(name=inside[1 : 1 + name_bytes], expiry=expiry, serial=fields[2:5], key=key)
+    return _Subject(inside[1 : 1 + name_bytes], expiry, fields[2:5], key)
 
 
 def certify_issuer(

@@ -13,7 +13,7 @@ Exponent 65537, and no other, though EMV allows 3. Three would save four bytes o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import gmpy2
@@ -29,6 +29,7 @@ ISSUER_BITS: Final = 1976
 SHORT_ISSUER_BITS: Final = 1408
 ICC_BITS: Final = 1408
 EXPONENT: Final = 65537
+_EXPONENT: Final = gmpy2.mpz(EXPONENT)
 EXPONENT_BYTES: Final = b"\x01\x00\x01"
 MIN_MODULUS_BYTES: Final = 176
 MAX_MODULUS_BYTES: Final = 248
@@ -40,9 +41,13 @@ _KEY_FORMAT: Final = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublicKey:
-    """A modulus; the exponent is always 65537."""
+    """A modulus, big-endian; the exponent is always 65537."""
 
-    modulus: int
+    encoded: bytes
+    _number: gmpy2.mpz = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_number", gmpy2.mpz.from_bytes(self.encoded))
 
     @classmethod
     def from_bytes(cls, modulus: bytes, exponent: bytes = EXPONENT_BYTES) -> PublicKey:
@@ -54,16 +59,21 @@ class PublicKey:
         # A clear top bit would make the key shorter than it says; an even modulus has the factor 2.
         if not modulus[0] & 0x80 or not modulus[-1] & 1:
             raise CardKeyInvalid("modulus is even, or shorter than its bytes")
-        return cls(modulus=int.from_bytes(modulus, "big"))
+        return cls(encoded=modulus)
+
+    @property
+    def modulus(self) -> int:
+        """The modulus as a number."""
+        return int(self._number)
 
     @property
     def size_bytes(self) -> int:
         """Length of the modulus, and of each signature."""
-        return (self.modulus.bit_length() + 7) // 8
+        return len(self.encoded)
 
     def to_bytes(self) -> bytes:
         """The modulus, big-endian."""
-        return self.modulus.to_bytes(self.size_bytes, "big")
+        return self.encoded
 
     def apply(self, signature: bytes) -> bytes:
         """Public operation: what was signed (Book 2 Annex A2.1.3).
@@ -71,10 +81,11 @@ class PublicKey:
         Raises: CardKeyInvalid when the signature is not exactly one residue of this key. Values over the modulus
         are refused, else each signature would have a second form.
         """
-        number = int.from_bytes(signature, "big")
-        if len(signature) != self.size_bytes or number >= self.modulus:
+        size_bytes, number = len(self.encoded), gmpy2.mpz.from_bytes(signature)
+        if len(signature) != size_bytes or number >= self._number:
             raise CardKeyInvalid("signature does not have the key's size")
-        return int(gmpy2.powmod(number, EXPONENT, self.modulus)).to_bytes(self.size_bytes, "big")
+        block: bytes = gmpy2.powmod(number, _EXPONENT, self._number).to_bytes(size_bytes)
+        return block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

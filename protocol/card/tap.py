@@ -14,14 +14,15 @@ from protocol.errors import CardDataInvalid
 
 CURRENCIES = {"TWD": 901, "CNY": 156, "EUR": 978, "GBP": 826, "JPY": 392, "USD": 840}
 """ISO 4217: alphabetic → numeric code, of the currencies that grants are made in."""
+_CODES = {alphabetic: bytes.fromhex(f"{numeric:04d}") for alphabetic, numeric in CURRENCIES.items()}
 _ALPHABETIC = {numeric: alphabetic for alphabetic, numeric in CURRENCIES.items()}
 
 
 def currency_code(currency: str) -> bytes:
     """Two bytes of 5F2A. Raises: CardDataInvalid for a currency that no card here is of."""
-    if currency not in CURRENCIES:
+    if currency not in _CODES:
         raise CardDataInvalid("no such currency here")
-    return bytes.fromhex(f"{CURRENCIES[currency]:04d}")
+    return _CODES[currency]
 
 
 def amount_bytes(amount_minor: int) -> bytes:
@@ -81,10 +82,10 @@ class Tap:
 
 def _text(data: bytes) -> str:
     # A data object list fills texts up with zeros on the right (Book 3 §5.4).
-    text = data.rstrip(b"\x00")
-    if not text.isascii() or not text.decode("ascii").isprintable():
+    text = data.rstrip(b"\x00").decode("latin-1")
+    if not text.isascii() or not text.isprintable():
         raise CardDataInvalid("not a printable text")
-    return text.decode("ascii")
+    return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,10 @@ from protocol.errors import CardDataInvalid, Expired, Oversize
 from protocol.messages.pay import EmvPurchase
 from protocol.roles.tsm.tables import CardRow
 
+# As numbers: bits are looked up for every purchase, and in an enumeration that takes many times as long.
+_ARQC: Final = int(Cvr.ARQC)
+_CONTACT: Final = int(Cvr.CONTACT)
+_DEVICE_VERIFIED: Final = int(Cvr.DEVICE_VERIFIED)
 _CVR_OF_AN_ARQC: Final = int(
     Cvr.ARQC
     | (Cvr.COMPLETED | Cvr.ISSUER_AUTHENTICATED)
@@ -35,6 +39,8 @@ _CVR_OF_AN_ARQC: Final = int(
 _CONSENTED: Final = (0x9F02, 0x5F2A, 0x9F16, 0x9F1C, 0x9F37)
 _PURCHASE: Final = b"\x00"
 """Transaction type 9C of goods and services; cash and refunds have others (ISO 8583 processing codes)."""
+_NO_CASH: Final = bytes(6)
+"""Other amount 9F03, paid out in cash."""
 _DAY: Final = datetime.timedelta(days=1)
 
 
@@ -140,11 +146,11 @@ class PurchaseChecks:
         self.check_key(read, card)
         session_key = derive_session_key(card.k_ac, atc=purchase.atc)
         self.check_cryptogram(read, purchase, session_key)
-        cvr = int(read.issuer_data.cvr)  # as a number, which is all that bits are looked up in
+        cvr = int(read.issuer_data.cvr)
         return Proved(
             pan=read.pan, tap=read.tap, atc=purchase.atc, opening=read.issuer_data.opening,
-            channel=Channel.CONTACT if cvr & Cvr.CONTACT.value else Channel.CONTACTLESS,
-            device_verified=bool(cvr & Cvr.DEVICE_VERIFIED.value), cryptogram=read.cryptogram, session_key=session_key,
+            channel=Channel.CONTACT if cvr & _CONTACT else Channel.CONTACTLESS,
+            device_verified=bool(cvr & _DEVICE_VERIFIED), cryptogram=read.cryptogram, session_key=session_key,
         )  # fmt: skip
 
     def check_application(self, purchase: EmvPurchase) -> None:
@@ -170,9 +176,10 @@ class PurchaseChecks:
     def check_consent(self, tap: Tap, said: dict[int, bytes], cvr: Cvr) -> None:
         """The cryptogram's data say what the cardholder was shown: an honest card sees to it, and so does the TSM."""
         shown = tap.values()  # a data object list fills texts up with zeros (Book 3 §5.4)
-        alike = all(said[tag] == shown[tag].ljust(len(said[tag]), b"\0") for tag in _CONSENTED)
-        unasked = said[0x9C] != _PURCHASE or any(said[0x9F03])
-        if not alike or unasked or int(cvr) & _CVR_OF_AN_ARQC != Cvr.ARQC.value:
+        for tag in _CONSENTED:
+            if said[tag] != shown[tag].ljust(len(said[tag]), b"\0"):
+                raise Implausible(Reason.CONSENT_MISMATCH)
+        if said[0x9C] != _PURCHASE or said[0x9F03] != _NO_CASH or int(cvr) & _CVR_OF_AN_ARQC != _ARQC:
             raise Implausible(Reason.CONSENT_MISMATCH)
 
     def check_date(self, said: dict[int, bytes], today: datetime.date) -> None:

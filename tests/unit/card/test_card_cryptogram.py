@@ -52,6 +52,12 @@ def test_each_input_moves_the_cryptogram() -> None:
     assert compute_response(key, bytes(8), b"00") != compute_response(key, bytes(8), b"05")
 
 
+@pytest.mark.parametrize("code", [b"", b"0", b"000"])
+def test_a_response_code_is_two_bytes(code: bytes) -> None:
+    with pytest.raises(ValueError, match="unpack"):
+        compute_response(bytes(range(16)), bytes(8), code)
+
+
 def test_cryptogram_input_is_terminal_data_then_card_data() -> None:
     assert cryptogram_input(b"cdol", aip=b"\x33\x80", atc=258, issuer_data=b"iad") == b"cdol\x33\x80\x01\x02iad"
 

@@ -201,7 +201,7 @@ def test_filler_is_checked_under_a_good_signature(keys, entropy, issuer) -> None
 
 def test_a_certified_key_that_is_none_is_refused(keys, entropy, issuer) -> None:
     issuer_key = oda.IssuerKey(key=issuer.private.public, iin="999910", expiry=EXPIRY, serial=SERIAL)
-    even = rsa.PublicKey(modulus=keys.card.public.modulus ^ 1)
+    even = rsa.PublicKey(encoded=(keys.card.public.modulus ^ 1).to_bytes(176, "big"))
     for key in (even, keys.issuer.public):
         wrong = oda.certify_icc(
             keys.issuer, key, pan=PAN, expiry=EXPIRY, serial=SERIAL, static_data=STATIC, entropy=entropy

@@ -53,6 +53,8 @@ def test_nothing_decodes_to_nothing() -> None:
         "70039A0226",  # value truncated inside a template
         "9A0100" + "00",  # trailing padding
         "00" + "9A0100",
+        "0000",  # padding, and nothing that could be taken for a length or for a tag's second byte
+        "000100",
         "70029A009A0026",  # trailing byte
         "9A01009A0100",  # primitive twice
         "70069A01009A0100",
@@ -114,6 +116,12 @@ def test_decode_one_and_value_of() -> None:
             tlv.decode_one(wrong, 0x70)
     with pytest.raises(CardDataInvalid):
         tlv.value_of(tlv.decode(record), 0x9A)
+
+
+def test_parse_one_gives_the_same_without_names() -> None:
+    record = tlv.encode(0x70, tlv.encode(0x9A, b"\x26") + tlv.encode(0x61, tlv.encode(0x9F02, b"")))
+    inside = [(0x9A, b"\x26", ()), (0x61, h("9F0200"), [(0x9F02, b"", ())])]
+    assert tlv.parse_one(record, 0x70) == (0x70, record[2:], inside)
 
 
 PRIMITIVE = st.sampled_from([0x50, 0x57, 0x5A, 0x82, 0x9A, 0x5F24, 0x9F02, 0x9F4E, 0xDF8101])
