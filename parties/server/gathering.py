@@ -8,6 +8,7 @@ comes first answers what is there; what comes meanwhile waits, and is answered t
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from typing import Final
 
@@ -58,6 +59,10 @@ class _Line:
 
     def _lead(self) -> None:
         """Answer those in front, the own one first, and wake them; and who is next in line, to lead."""
+        seen = 0
+        while seen < (there := len(self._waiting)) < self._most:
+            seen = there
+            time.sleep(0)  # threads that are about to come are let in, such as those that were just answered
         with self._lock:
             taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most))]
         outcomes: list[Wire | Exception] = [Internal() for _ in taken]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
-from parties.server.gathering import Gathering
+from parties.server.gathering import Gathering, _Place
 from protocol.engine import Peer
 from protocol.envelope import Wire
 from protocol.errors import Internal, Replay
@@ -91,6 +93,29 @@ def test_a_group_is_bounded_and_the_next_in_line_leads_the_next() -> None:
     futures = crowd.behind(*(bytes([n]) for n in range(5)))
     assert [future.result(10).cose for future in futures] == [b"first", *(bytes([n]) for n in range(5))]
     assert answering.groups == [[b"first"], [b"\0", b"\1"], [b"\2", b"\3"], [b"\4"]]
+
+
+class Coming(deque[Any]):
+    """A line in which somebody else stands whenever one looks."""
+
+    def __init__(self, *others: bytes) -> None:
+        super().__init__()
+        self.others = [*others]
+
+    def __len__(self) -> int:
+        if self.others and super().__len__():
+            self.append(_Place(Wire(cose=self.others.pop(0)), PEER))
+        return super().__len__()
+
+
+@pytest.mark.parametrize(
+    ("most", "groups"), [(32, [[b"first", b"1", b"2"]]), (2, [[b"first", b"1"]])], ids=["all that come", "a full group"]
+)
+def test_the_first_waits_as_long_as_others_come(most: int, groups: list[list[bytes]]) -> None:
+    gathering = Gathering(answering := Answering(), most=most)
+    gathering._lines[ASKED]._waiting = Coming(b"1", b"2")
+    assert gathering.handle(ASKED, Wire(cose=b"first"), PEER).cose == b"first"
+    assert answering.groups == groups
 
 
 @pytest.mark.parametrize(("fault", "raised"), [(RuntimeError("bug"), RuntimeError), (SystemExit(), Internal)])
