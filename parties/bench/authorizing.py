@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-import gmpy2
-
 from parties.bench.clocks import each_us, ratio
 from parties.bench.floor import Floor
 from parties.bench.purchases import Stock
@@ -96,7 +94,7 @@ def measure_authorizations(
     """`rounds` times: on each site purchases one at a time, then many at once, then a batch; the floor after each."""
     measured = Authorized()
     entropy = sites[0].opened.entropy
-    floor, by_pow = Floor(entropy, _gmp), Floor(entropy, pow)
+    floor, by_pow = Floor(entropy), Floor(entropy, pow, int)
     between: list[float] = []
     slow: list[float] = []
     waiting = iter(purchases)
@@ -124,10 +122,6 @@ def measure_authorizations(
     measured.floor_between_us, measured.floor_by_pow_us = statistics.median(between), statistics.median(slow)
     measured.floor_alone_us = statistics.median(alone)
     return measured
-
-
-def _gmp(number: int, exponent: int, modulus: int) -> int:
-    return int(gmpy2.powmod(number, exponent, modulus))
 
 
 def _requests(stock: Stock, waiting: Iterator[EmvPurchase], now_s: int) -> tuple[list[Wire], list[Wire], Wire]:

@@ -9,8 +9,9 @@ cards, so it is verified once a month, and is not in it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
+import gmpy2
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -33,21 +34,25 @@ _ALGORITHM: Final = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
 class Floor:
     """The yardstick. Keys, signatures and inputs are ready beforehand."""
 
-    def __init__(self, entropy: Entropy, public: Callable[[int, int, int], int]) -> None:
-        """`public` is the RSA public operation on numbers."""
+    def __init__(
+        self, entropy: Entropy, public: Callable[[Any, Any, Any], Any] = gmpy2.powmod,
+        number: Callable[[int], Any] = gmpy2.mpz,
+    ) -> None:  # fmt: skip
+        """`public` is the RSA public operation on numbers of the kind that `number` makes."""
         self._public = public
         self._key = PrivateKey.generate(entropy).native()
         self._verifying = self._key.public_key()
         self._request = entropy.bytes(REQUEST_BYTES)
         self._signature = self._key.sign(self._request, _ALGORITHM)
-        self._rsa = [_operand(generate_key(bits).public, entropy) for bits in (ISSUER_BITS, ICC_BITS)]
+        keys = [generate_key(bits).public for bits in (ISSUER_BITS, ICC_BITS)]
+        self._rsa = [[number(part) for part in _operands(key, entropy)] for key in keys]
         self._k_ac, self._data, self._cryptogram = (entropy.bytes(n) for n in (KEY_BYTES, MAC_BYTES, 8))
 
     def once(self) -> None:
         """All of it, once."""
         self._verifying.verify(self._signature, self._request, _ALGORITHM)
-        for modulus, number in self._rsa:
-            self._public(number, EXPONENT, modulus)
+        for number, exponent, modulus in self._rsa:
+            self._public(number, exponent, modulus)
         session_key = derive_session_key(self._k_ac, atc=1)
         compute_cryptogram(session_key, self._data)
         compute_response(session_key, self._cryptogram, b"00")
@@ -58,8 +63,9 @@ class Floor:
         return used_us(self.once)
 
 
-def _operand(key: PublicKey, entropy: Entropy) -> tuple[int, int]:
-    return key.modulus, int.from_bytes(entropy.bytes(key.size_bytes), "big") % key.modulus
+def _operands(key: PublicKey, entropy: Entropy) -> tuple[int, int, int]:
+    modulus = int(key.modulus)
+    return int.from_bytes(entropy.bytes(key.size_bytes), "big") % modulus, EXPONENT, modulus
 
 
 class Cose:

@@ -66,7 +66,7 @@ def verify_card_keys(moduli: Iterable[bytes], exponent: bytes = EXPONENT_BYTES) 
     if gmpy2.gcd(product, _SMALL_FACTORS) != 1:
         raise CardKeyInvalid("modulus has a small factor")
     for key in keys:
-        _check_distance(gmpy2.mpz(key.modulus))
+        _check_distance(key.modulus)
     return tuple(keys)
 
 

@@ -41,13 +41,13 @@ _KEY_FORMAT: Final = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublicKey:
-    """A modulus, big-endian; the exponent is always 65537."""
+    """A modulus, big-endian and as the number it is used as; the exponent is always 65537."""
 
     encoded: bytes
-    _number: gmpy2.mpz = field(init=False, repr=False, compare=False)
+    modulus: gmpy2.mpz = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_number", gmpy2.mpz.from_bytes(self.encoded))
+        object.__setattr__(self, "modulus", gmpy2.mpz.from_bytes(self.encoded))
 
     @classmethod
     def from_bytes(cls, modulus: bytes, exponent: bytes = EXPONENT_BYTES) -> PublicKey:
@@ -60,11 +60,6 @@ class PublicKey:
         if not modulus[0] & 0x80 or not modulus[-1] & 1:
             raise CardKeyInvalid("modulus is even, or shorter than its bytes")
         return cls(encoded=modulus)
-
-    @property
-    def modulus(self) -> int:
-        """The modulus as a number."""
-        return int(self._number)
 
     @property
     def size_bytes(self) -> int:
@@ -82,9 +77,9 @@ class PublicKey:
         are refused, else each signature would have a second form.
         """
         size_bytes, number = len(self.encoded), gmpy2.mpz.from_bytes(signature)
-        if len(signature) != size_bytes or number >= self._number:
+        if len(signature) != size_bytes or number >= self.modulus:
             raise CardKeyInvalid("signature does not have the key's size")
-        block: bytes = gmpy2.powmod(number, _EXPONENT, self._number).to_bytes(size_bytes)
+        block: bytes = gmpy2.powmod(number, _EXPONENT, self.modulus).to_bytes(size_bytes)
         return block
 
 
