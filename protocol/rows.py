@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from operator import attrgetter
-from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from protocol.errors import ProtocolError
 
@@ -58,16 +58,14 @@ class Table(Generic[R]):
         object.__setattr__(self, "key_of", values_of(self.key))
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """Read one row by primary key."""
 
     table: Table[Any]
     values: tuple[Value, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
+class Where(NamedTuple):
     """Read the rows whose indexed or unique `column` has `value`."""
 
     table: Table[Any]
