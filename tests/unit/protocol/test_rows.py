@@ -213,6 +213,16 @@ _writes = st.builds(
 )
 
 
+def test_what_is_changed_must_be_there_or_of_one_s_own_making() -> None:
+    overlay, cat = _overlay(ANN), replace(BEN, number=3, alias="z")
+    overlay.check_visible([Update(ACCOUNTS, ANN), Delete(ACCOUNTS, ANN), Insert(ACCOUNTS, ANN), Insert(ACCOUNTS, cat)])
+    overlay.check_visible([Insert(ACCOUNTS, BEN), Update(ACCOUNTS, BEN), Delete(ACCOUNTS, BEN)])
+    for write in (Update(ACCOUNTS, BEN), Delete(ACCOUNTS, BEN)):
+        with pytest.raises(Conflict, match="not read"):
+            overlay.check_visible([Insert(ACCOUNTS, cat), write])
+    assert overlay.changes() == []  # it only looks
+
+
 @settings(deadline=None, max_examples=150)
 @given(st.lists(st.lists(_writes, min_size=1, max_size=3), max_size=8))
 def test_overlay_behaves_as_a_plain_dict(units: list[list[Write]]) -> None:
