@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from support.load import CLIENTS, PASSCODE, Desk, Load, Purse, Told
-from support.people import Newcomer, Operator, Shopper
+from support.people import MOST_LIVES, Newcomer, Operator, Shopper
 from support.postgres import Server
 from support.proxy import BadLine, Fault
 from support.reckoning import Reckoning
@@ -157,7 +157,9 @@ def street(request: pytest.FixtureRequest, make_town: Any, say: Any, tmp_path_fa
 
 def test_parties_are_killed_at_random_moments(street: Street, request: pytest.FixtureRequest) -> None:
     """SIGKILL to the TSM, its bank, a merchant, a secure element, or several at once."""
-    for number in range(LONG_RUNS if request.config.getoption("long") else 1):
+    runs = LONG_RUNS if request.config.getoption("long") else 1
+    for number in range(runs):
+        street.newcomer.most = (number + 1) * (MOST_LIVES // 2) // runs  # the other half is for the tests below
         with street.busy(f"kills {number}", sales=60) as busy:
             kill, se = partial(partial, busy.ruin.kill), f"{SHOPPER}/se"
             busy.faults(
@@ -166,6 +168,7 @@ def test_parties_are_killed_at_random_moments(street: Street, request: pytest.Fi
             )  # fmt: skip
         assert busy.ruin.done.total() == KILLS_A_RUN
         assert busy.load.repeats["UNAVAILABLE"] > 0
+    street.newcomer.most = MOST_LIVES
 
 
 @pytest.mark.parametrize(

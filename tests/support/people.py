@@ -13,6 +13,7 @@ from support.load import ANSWER_S, until_answered
 
 from parties.claiming import claim
 from parties.client import MerchantClient, SaleState
+from parties.launcher import Launcher
 from parties.wallet.paying import Place, pay
 from protocol.engine import NOT_AN_ANSWER
 from protocol.errors import ProtocolError, Unavailable
@@ -95,17 +96,20 @@ class Shopper:
 
 @dataclass
 class Newcomer:
-    """Opens an anonymous account, registers it, has a card issued and closes it again, over and over."""
+    """Opens an anonymous account, registers it, has a card issued and closes it again, over and over; when that was
+    done `most` times, starts the app instead, which the bank has to allow."""
 
     town: Any
     phone: str
     lives: list[tuple[str, str]] = field(default_factory=list)
     """AID and TID of each account that was opened and closed."""
     repeats: Tally[str] = field(default_factory=Tally)
+    most: int = MOST_LIVES
 
     def live(self) -> None:
         """One account, from AID-1 to its close. Each flow is begun again until it ends, and goes on where it was."""
-        if len(self.lives) == MOST_LIVES:
+        if len(self.lives) >= self.most:
+            until_answered(lambda: Launcher(self.town.folder / self.phone).launch(bank="bank-a"), self._note)
             return
         town, phone, name = self.town, self.phone, f"life-{len(self.lives)}"
         aid = until_answered(lambda: town.open_account(phone, name=name), self._note)
