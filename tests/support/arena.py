@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from support.postgres import schema
 from support.world import World
 
+from parties.server.gathering import Gathering
 from parties.storage.migrations import create_or_upgrade
 from parties.storage.store import DatabaseStore, open_store
 from protocol.engine import Engine, Peer
@@ -30,6 +31,7 @@ class Arena:
         self.world, self.come = World(folder, seed="races"), 0
         self.stores: dict[str, list[DatabaseStore]] = {}
         self.engines: dict[str, list[Engine]] = {}
+        self._doors: dict[str, list[Gathering]] = {}
         self._folder, self._database, self._stack = folder, database, stack
 
     def settle(self, party: str) -> None:
@@ -48,6 +50,7 @@ class Arena:
             Engine(here.steps, store=store, clock=world.clock, entropy=world.entropy, peers=peers) for store in stores
         ]
         self.stores[party], self.engines[party] = stores, engines
+        self._doors[party] = [Gathering(engine) for engine in engines]
         placed: Any = here
         placed.store, placed.engine = stores[0], engines[0]
         world.refresh_stops(anew=True)
@@ -58,9 +61,9 @@ class Arena:
         return self.come
 
     def ask(self, party: str, rpc: str, wire: Wire, peer: Peer, number: int) -> Callable[[], Wire]:
-        """A question to one of the party's engines. What is no answer is asked again."""
-        engine = self.engines[party][number % len(self.engines[party])]
-        return lambda: _until_answered(lambda: engine.handle(rpc, wire, peer))
+        """A question to one of the party's engines, as a server puts it. What is no answer is asked again."""
+        door = self._doors[party][number % len(self._doors[party])]
+        return lambda: _until_answered(lambda: door.handle(rpc, wire, peer))
 
 
 def race(calls: Sequence[Callable[[], T]]) -> list[T | ProtocolError]:
