@@ -28,6 +28,7 @@ from support.reckoning import Reckoning
 from support.ruin import Ruin, SteppedClock, at_random, stepped_clock, stepped_server
 
 from protocol.messages.till import SaleProgress
+from protocol.roles.merchant.tables import TERMINAL_KEYS
 from protocol.roles.tsm.tables import CARDS, PURCHASES, TID_LIST
 from protocol.rows import Decision, Key, Unit, Update
 
@@ -108,8 +109,12 @@ class Street:
             load.start(CLIENTS)
             yield Busy(load, reckoning, ruin, chance)
             load.finish()
+            self.town.until(self._terminals, lambda states: states == ["ACTIVE"])  # a killed one signs on again
             reckoning.at_last(self.folder / f"books-{self.runs}")
             self.say(f"{name}: {ruin.report()} | {reckoning.report()}")
+
+    def _terminals(self) -> list[str]:
+        return [key.state for key in self.town.rows(SHOP, TERMINAL_KEYS)]
 
 
 @contextlib.contextmanager
@@ -245,7 +250,7 @@ def test_a_full_disk_refuses_and_recovers(street: Street) -> None:
         asking = (busy.load.repeats, street.shopper.repeats, street.newcomer.repeats)
 
         def fill(party: str) -> None:
-            before, until_s = sum(told["STORAGE_FAULT"] for told in asking), time.monotonic() + 2
+            before, until_s = sum(told["STORAGE_FAULT"] for told in asking), time.monotonic() + 10
             with busy.ruin.full_disk(party):
                 while not seen[party] and time.monotonic() < until_s:
                     threading.Event().wait(busy.chance.uniform(0.2, 0.4))
