@@ -27,9 +27,11 @@ from support.proxy import BadLine, Fault
 from support.reckoning import Reckoning
 from support.ruin import Ruin, SteppedClock, at_random, stepped_clock, stepped_server
 
+from parties.serve import RESUME_EVERY_S
+from protocol.crypto import PrivateKey
 from protocol.messages.till import SaleProgress
 from protocol.roles.merchant.tables import TERMINAL_KEYS
-from protocol.roles.tsm.tables import CARDS, PURCHASES, TID_LIST
+from protocol.roles.tsm.tables import CARDS, PURCHASES, TERMINALS, TID_LIST
 from protocol.rows import Decision, Key, Unit, Update
 
 pytestmark = pytest.mark.real
@@ -109,12 +111,23 @@ class Street:
             load.start(CLIENTS)
             yield Busy(load, reckoning, ruin, chance)
             load.finish()
-            self.town.until(self._terminals, lambda states: states == ["ACTIVE"])  # a killed one signs on again
+            if any(SHOP in fault for fault in ruin.done):
+                self.town.until(self._has_signed_on, seconds=30)
             reckoning.at_last(self.folder / f"books-{self.runs}")
             self.say(f"{name}: {ruin.report()} | {reckoning.report()}")
 
-    def _terminals(self) -> list[str]:
-        return [key.state for key in self.town.rows(SHOP, TERMINAL_KEYS)]
+    def _has_signed_on(self) -> bool:
+        """Has the shop's terminal a key that the TSM knows, and keeps it? One that started anew takes another, when no
+        purchase is under way any more."""
+        keys = self._keys()
+        time.sleep(RESUME_EVERY_S + 1)
+        return self._keys() == keys and keys[0] in keys[1]
+
+    def _keys(self) -> tuple[bytes, frozenset[bytes]]:
+        """The shop's terminal's, and all that the TSM knows."""
+        (own,) = self.town.rows(SHOP, TERMINAL_KEYS)
+        known = frozenset(row.terminal_key for row in self.town.rows("tsm-1", TERMINALS))
+        return PrivateKey.from_bytes(own.private_key).public.encoded, known
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import os
 import resource
-import socket
 import threading
 import time
 import tomllib
@@ -25,6 +24,7 @@ from support.telling import values
 
 from parties.channels import Channels, TlsIdentity, open_channel
 from parties.client import MerchantClient
+from parties.server.process import MAX_WORKERS
 from parties.wallet.paying import Place, pay
 from protocol import envelope
 from protocol.crypto import PrivateKey
@@ -245,8 +245,7 @@ def test_each_refusal_is_one_line_with_its_code(town, phone_line):
 
 
 def test_each_worker_tells_its_own_metrics_on_the_next_port_and_one_of_them_those_of_the_database(make_town, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        first = free.getsockname()[1]
+    first = int(os.environ["TAPVEIL_PORTS"].partition("-")[2]) - MAX_WORKERS  # no other test process takes these
     with (
         contextlib.closing(Server("fsync=off", "max_connections=100")) as database,
         make_town(tmp_path, merchants=(), phones=(), database=database.url, workers={"bank-a": 2}) as town,
@@ -256,7 +255,7 @@ def test_each_worker_tells_its_own_metrics_on_the_next_port_and_one_of_them_thos
         path.write_text(tomli_w.dumps({"metrics_listen": f"127.0.0.1:{first}", **tomllib.loads(path.read_text())}))
         town.running("bank-a")
         found = {}
-        for port in range(first, first + 8):
+        for port in range(first, first + MAX_WORKERS):
             town.deployment.ready["bank-a"]["metrics_port"] = port
             with contextlib.suppress(ConnectionRefusedError):
                 found[port] = town.until(lambda: value(town, "bank-a", "tapveil_serving"))
