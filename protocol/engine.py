@@ -10,8 +10,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Final, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeAlias, TypeVar
 
+from protocol.attempt import attempt
 from protocol.cose import CTI_BYTES, Claims
 from protocol.crypto import PublicKey, sha256
 from protocol.envelope import Stamp, Wire
@@ -39,8 +40,6 @@ from protocol.types import MAX_SKEW_S, Role
 
 ATTEMPTS: Final = 5
 F = TypeVar("F")
-T = TypeVar("T")
-P = ParamSpec("P")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,12 +235,12 @@ class Engine:
         One after the other they would each wait for the disk; and a processor that does the same for all of them, step
         by step, has at hand what it needs.
         """
-        calls = [_attempt(self._begin, rpc, wire, peer) for wire, peer in requests]
+        calls = [attempt(self._begin, rpc, wire, peer) for wire, peer in requests]
         waiting = [call for call in calls if isinstance(call, _Call) and call.unit is not None]
         decided = self._store.apply_all([call.unit for call in waiting if call.unit is not None])
         for call, decision in zip(waiting, decided, strict=True):
             call.decided = decision
-        return [call if isinstance(call, Exception) else _attempt(self._finish, call) for call in calls]
+        return [call if isinstance(call, Exception) else attempt(self._finish, call) for call in calls]
 
     def _begin(self, rpc: str, wire: Wire, peer: Peer | None) -> _Call:
         step = self._steps[rpc]
@@ -321,14 +320,6 @@ class Engine:
             return step.hear(facts, question, answer, ctx)
         except ProtocolError as exc:
             raise PeerAnswerInvalid(exc.code) from exc
-
-
-def _attempt(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
-    """What `work` gives, or raises: one request's fault is not its neighbors'."""
-    try:
-        return work(*args, **kwargs)
-    except Exception as exc:  # noqa: BLE001 - it is raised to whom it belongs
-        return exc
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from functools import cache, partial
 from operator import attrgetter
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
+from protocol.attempt import attempt
 from protocol.errors import ProtocolError
 
 R = TypeVar("R")
@@ -305,13 +306,7 @@ class MemoryStore:
         return decision
 
     def apply_all(self, units: Sequence[Unit]) -> list[Decision | Exception]:
-        outcomes: list[Decision | Exception] = []
-        for unit in units:
-            try:
-                outcomes.append(self.apply(unit))
-            except Exception as exc:  # noqa: BLE001 - whatever it is, it is one unit's
-                outcomes.append(exc)
-        return outcomes
+        return [attempt(self.apply, unit) for unit in units]
 
     def sweep(self, now_s: int) -> int:
         gone = [Delete(table, row) for table in ALL_TABLES.values() if table.expires for row in self.scan(table)

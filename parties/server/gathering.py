@@ -10,14 +10,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import Final
 
+from parties.storage.writer import MAX_BATCH
+from protocol.attempt import attempt
 from protocol.engine import Engine, Peer
 from protocol.envelope import Wire
 from protocol.errors import Internal
-
-MOST: Final = 32
-"""Requests answered together: as many as the store commits together."""
 
 
 class _Place:
@@ -67,9 +65,8 @@ class _Line:
             taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most))]
         outcomes: list[Wire | Exception] = [Internal() for _ in taken]
         try:
-            outcomes = self._engine.handle_all(self._rpc, [(place.wire, place.peer) for place in taken])
-        except Exception as exc:  # noqa: BLE001 - a fault of all; those who wait must hear of it
-            outcomes = [exc for _ in taken]
+            found = attempt(self._engine.handle_all, self._rpc, [(place.wire, place.peer) for place in taken])
+            outcomes = [found for _ in taken] if isinstance(found, Exception) else found
         finally:
             with self._lock:
                 successor = self._waiting[0] if self._waiting else None
@@ -81,9 +78,9 @@ class _Line:
 
 
 class Gathering:
-    """An engine whose requests are answered together, where its steps say so."""
+    """An engine whose requests are answered together, where its steps say so: as many as the store commits together."""
 
-    def __init__(self, engine: Engine, *, most: int = MOST) -> None:
+    def __init__(self, engine: Engine, *, most: int = MAX_BATCH) -> None:
         self._engine = engine
         self._lines = {rpc: _Line(engine, rpc, most) for rpc in engine.gathers}
 

@@ -93,7 +93,7 @@ def peer_of(context: grpc.ServicerContext) -> Peer | None:
 
 
 class Edge:
-    """Turns calls into `Engine.handle`, and its errors into status and code."""
+    """Turns calls into `Gathering.handle`, and its errors into status and code."""
 
     def __init__(
         self, engine: Engine, *, party: str, role: Role, capture: Capture | None = None, metrics: Metrics | None = None

@@ -24,6 +24,7 @@ from parties.storage.statements import Change, StoredTable
 from parties.storage.transaction import Connections, Transaction
 from parties.storage.version import check_version
 from parties.storage.writer import MAX_BATCH, MAX_WAITING, GroupWriter, Outcome
+from protocol.attempt import attempt
 from protocol.rows import Conflict, Decision, Declared, Overlay, Read, Rows, Table, Unit
 
 SWEEP_ROWS: Final = 1000
@@ -151,7 +152,7 @@ class DatabaseStore:
         When the connection goes while COMMIT is under way, it is not known whether it was made: all are refused as
         unavailable, and who asks again with the same bytes gets the answer that was kept, or is decided anew.
         """
-        for attempt in range(1, ATTEMPTS + 1):
+        for turn in range(1, ATTEMPTS + 1):
             try:
                 with ExitStack() as stack:
                     try:
@@ -162,7 +163,7 @@ class DatabaseStore:
             except IntegrityError as exc:
                 raise Conflict("a row that was not read holds this key or unique value") from exc
             except SQLAlchemyError as exc:
-                again = attempt < ATTEMPTS
+                again = turn < ATTEMPTS
                 if is_lost(exc):
                     if again and getattr(exc, "statement", None) != COMMIT:
                         continue
@@ -179,7 +180,9 @@ class DatabaseStore:
         guarded = self._guards.read(transaction, reads)
         self._load(transaction, overlay, reads, lock=True)
         alone = len(tasks) == 1
-        outcomes = [_decide(overlay, task, alone=alone) if isinstance(task, Unit) else None for task in tasks]
+        outcomes = [
+            attempt(_decide, overlay, task, alone=alone) if isinstance(task, Unit) else None for task in tasks
+        ]  # fmt: skip
         self._write(transaction, overlay, guarded)
         return [
             self._sweep(transaction, task) if isinstance(task, Sweep) else outcome
@@ -219,17 +222,14 @@ def open_store(url: str, role: str, data_key: bytes) -> DatabaseStore:
     return DatabaseStore(open_database(url), TABLES[role], Sealer(data_key))
 
 
-def _decide(overlay: Overlay, unit: Unit, *, alone: bool) -> Outcome:
-    """The unit's decision, its writes made in `overlay`; or its exception, nothing changed.
+def _decide(overlay: Overlay, unit: Unit, *, alone: bool) -> Decision:
+    """The unit's decision, its writes made in `overlay`. Raises: what `unit.decide` raises, Conflict; nothing changed.
 
     An exception waits for COMMIT like an answer: the unit may have been refused for what its neighbors wrote.
     """
     view = overlay if alone else overlay.view(unit.reads)  # alone, its rows are all that was loaded
-    try:
-        decision = unit.decide(Declared(view, frozenset(unit.reads)))
-        if view is not overlay:  # a change to a row that the unit did not declare must not hang on its neighbors
-            view.check_visible(decision.writes)
-        overlay.write(decision.writes)
-    except Exception as exc:  # noqa: BLE001 - a unit's own fault, whatever it is, must not stop its neighbors
-        return exc
+    decision = unit.decide(Declared(view, frozenset(unit.reads)))
+    if view is not overlay:  # a change to a row that the unit did not declare must not hang on its neighbors
+        view.check_visible(decision.writes)
+    overlay.write(decision.writes)
     return decision

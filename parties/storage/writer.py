@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
-from protocol.errors import Overloaded, ProtocolError, StorageFault
+from protocol.attempt import attempt
+from protocol.errors import Overloaded, StorageFault
 
 MAX_BATCH: Final = 32
 MAX_WAITING: Final = 1024
@@ -79,12 +80,7 @@ class GroupWriter(Generic[T]):
 
     def _in_turn(self, tasks: Sequence[T]) -> list[Outcome]:
         """Queue them all, then wait for all."""
-        futures: list[Future[Any] | Exception] = []
-        for task in tasks:
-            try:
-                futures.append(self.submit(task))
-            except ProtocolError as refusal:
-                futures.append(refusal)
+        futures = [attempt(self.submit, task) for task in tasks]
         return [each if isinstance(each, Exception) else each.exception() or each.result() for each in futures]
 
     def close(self) -> None:
@@ -129,11 +125,10 @@ class GroupWriter(Generic[T]):
 
     def _outcomes(self, tasks: Sequence[T]) -> list[Outcome]:
         """Of one transaction; when that fails, of each task's own."""
-        try:
-            outcomes = self._transact(tasks)
-        except Exception as exc:  # noqa: BLE001 - whatever it was, it is its own task's fault and no other's
+        outcomes = attempt(self._transact, tasks)
+        if isinstance(outcomes, Exception):
             if len(tasks) == 1:
-                return [exc]
+                return [outcomes]
             return [outcome for task in tasks for outcome in self._outcomes([task])]
         self.transactions += 1
         self.tasks += len(tasks)
