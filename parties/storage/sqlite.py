@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,7 @@ LOG_PAGES: Final = 1024
 Once the log has grown to that, commits go over its old pages. Until then each makes the file longer, and a commit takes
 the kernel two to three times as long.
 """
+AGAIN_S: Final = 0.01
 MENDS: Final = {
     "SQLITE_FULL": "the disk is full: make room, nothing acknowledged was lost",
     "SQLITE_READONLY": "the database file is read-only: give this user the right to write to it and to its directory",
@@ -62,11 +64,24 @@ def sqlite_engine(url: sa.URL, *, size: int, read_only: bool, wait_s: float) -> 
     @sa.event.listens_for(engine, "connect")
     def _connect(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None
+        until_s = time.monotonic() + wait_s
         for pragma in pragmas:
-            connection.execute(f"PRAGMA {pragma}").close()
+            while not _is_set(connection, pragma, may_wait=time.monotonic() < until_s):
+                time.sleep(AGAIN_S)
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
         connection.exec_driver_sql(BEGIN_TO_READ if read_only else BEGIN_TO_WRITE)
 
     return engine
+
+
+def _is_set(connection: sqlite3.Connection, pragma: str, *, may_wait: bool) -> bool:
+    """False if another connection was in the way: for a new file's first change to WAL, SQLite does not wait itself."""
+    try:
+        connection.execute(f"PRAGMA {pragma}").close()
+    except sqlite3.OperationalError as exc:
+        if may_wait and exc.sqlite_errorname.startswith("SQLITE_BUSY"):
+            return False
+        raise
+    return True

@@ -255,9 +255,9 @@ def test_each_worker_tells_its_own_metrics_on_the_next_port_and_one_of_them_thos
         path.write_text(tomli_w.dumps({"metrics_listen": f"127.0.0.1:{first}", **tomllib.loads(path.read_text())}))
         town.running("bank-a")
         found = {}
-        for port in range(first, first + MAX_WORKERS):
+        for port in range(first, first + 8):
             town.deployment.ready["bank-a"]["metrics_port"] = port
-            with contextlib.suppress(ConnectionRefusedError):
+            with contextlib.suppress(OSError, http.client.HTTPException):  # nobody, or another town's party
                 found[port] = town.until(lambda: value(town, "bank-a", "tapveil_serving"))
         assert list(found.values()) == [1, 1]
 
