@@ -283,6 +283,14 @@ def test_a_downgrade_to_no_version_of_the_role_or_a_later_one_is_refused(place):
     assert everything(url)["alembic_version"] == [{"version_num": "bank_0001"}]
 
 
+def test_many_upgrades_of_new_files_at_once_wait_for_one_another(tmp_path):
+    urls = [f"sqlite:///{tmp_path}/{number // 4}.db" for number in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda url: create_or_upgrade(url, "tsm"), urls))
+    for url in urls:
+        check_version(url, "tsm")
+
+
 def test_two_upgrades_of_one_database_at_once_make_it_once(place):
     url = place("tsm.db")
     with ThreadPoolExecutor(2) as pool:
